@@ -1,0 +1,42 @@
+# make quickstart | test | lint | bench | gpu-check      (PYTHON=python3.12 make ... chooses the interpreter)
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+
+.PHONY: quickstart test lint bench gpu-check
+.DELETE_ON_ERROR:
+
+# torch first and alone: DeepSpeed's build looks for it. A stamp is newer than its requirements, so nothing installs twice.
+$(VENV)/.installed: requirements.txt
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.txt)"
+	DS_BUILD_OPS=0 $(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+	DS_BUILD_OPS=0 $(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+quickstart: $(VENV)/.installed
+	$(RUN) tools/prepare_data.py shakespeare
+	test -e data/shakespeare_char_text_document.idx || $(RUN) tools/preprocess_data.py --input data/shakespeare.jsonl \
+		--output-prefix data/shakespeare_char --tokenizer-type CharLevelTokenizer --append-eod
+	$(RUN) deepy.py train.py configs/shakespeare.yml configs/2xcpu.yml
+	$(RUN) tools/report.py logs/shakespeare --output logs/shakespeare/loss.png
+	$(RUN) deepy.py generate.py configs/shakespeare.yml --set temperature=0.8 maximum_tokens=400
+
+test: $(VENV)/.installed-dev
+	$(RUN) -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/lint-imports --no-cache
+
+bench: $(VENV)/.installed
+	$(RUN) tools/bench.py train
+
+# on a machine with one CUDA GPU and its own torch build; needs nothing from the network
+gpu-check:
+	$(PYTHON) -m pytest tests/gpu
+	$(PYTHON) tools/bench.py train --device cuda
