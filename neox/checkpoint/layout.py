@@ -1,0 +1,180 @@
+"""The folders of a run's checkpoints: names, manifest, `latest`, and which one is the newest good one. No torch.
+
+    <save>/global_step<N>/   everything of step N: state files, index.json, progress.json, config.yml, manifest.json
+    <save>/latest            the name of the newest complete one
+
+A checkpoint is written under a temporary name and appears under its own by one rename, after its manifest (size and
+SHA-256 of each file) is on the disk; `latest` is replaced last. So a folder named `global_step<N>` is complete, and
+what a killed run leaves behind starts with a dot and is swept away by the next save.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+MANIFEST = "manifest.json"
+LATEST = "latest"
+STEP_FOLDER = re.compile(r"global_step(\d+)")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written or read; the message names the file and what to do."""
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of a checkpoint, as its manifest lists it."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+def step_name(step: int) -> str:
+    """Folder name of a step's checkpoint."""
+    return f"global_step{step}"
+
+
+def temporary_folder(save: Path, step: int) -> Path:
+    """Folder that a checkpoint is written to before it is published; the same on every rank."""
+    return save / f".tmp-{step_name(step)}"
+
+
+def file_entry(path: Path) -> FileEntry:
+    """Size and SHA-256 of a file."""
+    with path.open("rb") as file:
+        return FileEntry(path.name, path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write a file under its own name in one step, and wait until it is on the disk."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the folder's entries are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def start(save: Path, step: int) -> Path:
+    """Make the empty temporary folder of a step, sweeping away what killed runs have left."""
+    save.mkdir(parents=True, exist_ok=True)
+    for left_over in [*save.glob(".tmp-global_step*"), *save.glob(".old-global_step*")]:
+        shutil.rmtree(left_over)
+    folder = temporary_folder(save, step)
+    folder.mkdir()
+    return folder
+
+
+def publish(save: Path, step: int, entries: list[FileEntry], facts: dict) -> Path:
+    """Write the manifest of a complete temporary folder, give the folder its name, and point `latest` to it."""
+    folder = temporary_folder(save, step)
+    manifest = {**facts, "files": {entry.name: [entry.size_bytes, entry.sha256] for entry in entries}}
+    write_durably(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
+    final = save / step_name(step)
+    _name(folder, final)
+    _point_latest(save, final.name)
+    return final
+
+
+def _name(folder: Path, final: Path) -> None:
+    """Give a complete folder its name; a step that is saved again replaces what an older run left under it."""
+    if final.exists():
+        replaced = final.with_name(f".old-{final.name}")
+        final.rename(replaced)
+        folder.rename(final)
+        shutil.rmtree(replaced)
+    else:
+        folder.rename(final)
+    sync_folder(final.parent)
+
+
+def _point_latest(save: Path, name: str) -> None:
+    write_durably(save / LATEST, f"{name}\n".encode())
+
+
+def steps(save: Path) -> list[int]:
+    """Steps that have a checkpoint in the folder, newest first."""
+    if not save.is_dir():
+        return []
+    found = (STEP_FOLDER.fullmatch(entry.name) for entry in save.iterdir() if entry.is_dir())
+    return sorted((int(match[1]) for match in found if match), reverse=True)
+
+
+def read_manifest(folder: Path) -> dict:
+    """The manifest of a checkpoint folder.
+
+    Raises CheckpointError where there is none or it cannot be read.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        if not isinstance(manifest["files"], dict):
+            raise TypeError("files is not a table")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / MANIFEST}: cannot be read ({error})") from error
+    return manifest
+
+
+def verify(folder: Path, part: int = 0, parts: int = 1) -> dict:
+    """Check every `parts`-th file of a checkpoint against its manifest, starting with file `part`; return the manifest.
+
+    Raises CheckpointError naming the first file that is missing or has changed.
+    """
+    manifest = read_manifest(folder)
+    for name, (size_bytes, sha256) in sorted(manifest["files"].items())[part::parts]:
+        path = folder / name
+        try:
+            entry = file_entry(path)
+        except OSError as error:
+            raise CheckpointError(f"{path}: {error.strerror}") from error
+        if entry.size_bytes != size_bytes:
+            raise CheckpointError(f"{path}: {entry.size_bytes:,} bytes, but the manifest says {size_bytes:,}")
+        if entry.sha256 != sha256:
+            raise CheckpointError(f"{path}: its SHA-256 is not the manifest's: the file has changed since it was saved")
+    return manifest
+
+
+def candidates(save: Path) -> tuple[list[int], str | None]:
+    """Steps to try in order, the one that `latest` names first, and a warning where `latest` is of no use."""
+    found = steps(save)
+    if not found:
+        return [], None
+    try:
+        named = (save / LATEST).read_bytes().decode("utf-8", "replace").strip()
+    except OSError as error:
+        return found, f"{save / LATEST}: {error.strerror}"
+    match = STEP_FOLDER.fullmatch(named)
+    if match is None or int(match[1]) not in found:
+        return found, f"{save / LATEST} names {named[:80]!r}, which is not a checkpoint in {save}"
+    latest = int(match[1])
+    return [latest, *(step for step in found if step != latest)], None
+
+
+def prune(save: Path, keep: int | None) -> list[str]:
+    """Remove all but the newest `keep` checkpoints, never the one that `latest` names; return the removed names."""
+    if keep is None:
+        return []
+    latest = (save / LATEST).read_text().strip()
+    removed = [step_name(step) for step in steps(save)[keep:] if step_name(step) != latest]
+    for name in removed:
+        # renamed first: a folder that is half removed must not look like a checkpoint
+        doomed = save / f".old-{name}"
+        (save / name).rename(doomed)
+        shutil.rmtree(doomed)
+    return removed

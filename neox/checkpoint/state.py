@@ -1,0 +1,264 @@
+"""Save and restore the training state: weights, moments, counters and random states, of any layout.
+
+Every rank calls `save` and `restore`. They fail on all ranks together, so that nobody waits for a rank that has given up.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
+from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
+from torch import nn
+
+from neox.checkpoint import layout
+from neox.checkpoint.fragments import (
+    WEIGHT,
+    create_moments,
+    fragments,
+    moment_keys,
+    optimizer_steps,
+    set_optimizer_steps,
+)
+from neox.checkpoint.layout import CheckpointError, FileEntry
+from neox.checkpoint.tensors import INDEX, Piece, StateReader, Weight, encode_index, write_tensors
+from neox.parallel.agreement import together
+from neox.parallel.topology import Topology
+
+PROGRESS = "progress.json"
+CONFIG = "config.yml"
+# numbers of DeepSpeed's two loss scalers that change during a run
+LOSS_SCALE_FIELDS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come."""
+
+    iteration: int = 0  # optimizer steps done
+    consumed_samples: int = 0  # the position in the data
+    consumed_tokens: int = 0
+    wandb_run_id: str | None = None
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """The objects that hold the state of a run on this rank."""
+
+    names: dict[nn.Parameter, str]  # global name of each parameter on this rank
+    optimizer: object  # torch's or DeepSpeed's
+    topology: Topology
+
+
+def save(state: TrainingState, progress: Progress, folder: Path, config_text: str, keep_last: int | None) -> Path:
+    """Write the checkpoint of `progress.iteration` and publish it; return its folder.
+
+    Raises CheckpointError on every rank where one of them cannot write; the older checkpoints are untouched.
+    """
+    step = progress.iteration
+    is_main = state.topology.rank == 0
+    together(lambda: is_main and layout.start(folder, step) and None, CheckpointError)
+    written = together(lambda: _write_rank(state, layout.temporary_folder(folder, step)), CheckpointError)
+
+    def publish() -> None:
+        temporary = layout.temporary_folder(folder, step)
+        entries = [entry for entry, _ in written]
+        facts = {**asdict(progress), **_counters(state.optimizer)}
+        for name, data in {
+            INDEX: encode_index(_merge([pieces for _, pieces in written]), moment_keys(state.optimizer)),
+            PROGRESS: json.dumps(facts, indent=1).encode(),
+            CONFIG: config_text.encode(),
+        }.items():
+            layout.write_durably(temporary / name, data)
+            entries.append(layout.file_entry(temporary / name))
+        layout.publish(folder, step, entries, {"iteration": step, "layout": _describe(state.topology)})
+        layout.prune(folder, keep_last)
+
+    together(lambda: publish() if is_main else None, CheckpointError)
+    return folder / layout.step_name(step)
+
+
+def restore(state: TrainingState, folder: Path, weights_only: bool = False) -> Progress:
+    """Load one verified checkpoint folder into the state, in place.
+
+    With `weights_only` the optimizer's moments, the counters and the random states stay as they are.
+    Raises CheckpointError on every rank where one of them cannot read it or it does not fit the model.
+    """
+    return together(lambda: _read_rank(state, folder, weights_only), CheckpointError)[state.topology.rank]
+
+
+def newest(folder: Path, topology: Topology) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint in `folder` that passes verification, and warnings about what was passed over.
+
+    The ranks share the reading. Raises CheckpointError where there are checkpoints but none is good.
+    """
+    found, warning = layout.candidates(folder)
+    warnings = [warning] if warning and topology.rank == 0 else []
+    for step in found:
+        candidate = folder / layout.step_name(step)
+        try:
+            together(lambda: layout.verify(candidate, topology.rank, topology.world_size) and None, CheckpointError)
+        except CheckpointError as error:
+            warnings.append(f"{candidate.name} is damaged and was passed over: {error}")
+            continue
+        return candidate, warnings
+    if found:
+        raise CheckpointError(
+            "\n".join(
+                [f"{folder} holds checkpoints, but none that can be loaded; move it away to start anew:", *warnings]
+            )
+        )
+    return None, warnings
+
+
+def _write_rank(state: TrainingState, folder: Path) -> tuple[FileEntry, dict[str, Weight]]:
+    """Write this rank's share: what no other rank holds, and its random state."""
+    topology = state.topology
+    file = f"state_{topology.rank:05d}.safetensors"
+    tensors = {f"random/{name}": value for name, value in _random_state(topology).items()}
+    weights = {}
+    held = fragments(state.names, state.optimizer, moment_keys(state.optimizer))
+    for number, fragment in enumerate(held):
+        tensor_size = topology.tensor_size if _is_split(fragment.parameter) else 1
+        shape = _full_shape(fragment.parameter, tensor_size)
+        whole = fragment.tensors[WEIGHT].numel() * tensor_size == torch.Size(shape).numel()
+        # several ranks hold the same: the replicas of a whole shard take turns, the tensor group's first rank has the norms
+        if whole and fragment.start == 0 and not _is_partitioned(state.optimizer):
+            if number % topology.data_size != topology.data_rank:
+                continue
+        if tensor_size == 1 and topology.tensor_rank > 0:
+            continue
+        if topology.pipe_rank > 0 and fragment.name.startswith("layers.0."):
+            continue  # the last stage's copy of the tied embedding
+        piece = Piece(
+            file, topology.tensor_rank if tensor_size > 1 else 0, tensor_size, fragment.start, fragment.tensors[WEIGHT].numel()
+        )
+        weights[fragment.name] = Weight(shape, fragment.parameter.partition_dim if tensor_size > 1 else None, (piece,))
+        tensors.update({f"{key}/{fragment.name}": value for key, value in fragment.tensors.items()})
+    return write_tensors(folder / file, tensors), weights
+
+
+@torch.no_grad()
+def _read_rank(state: TrainingState, folder: Path, weights_only: bool) -> Progress:
+    reader = StateReader(folder)
+    topology, optimizer = state.topology, state.optimizer
+    check_names(set(state.names.values()), reader, topology.pipe_size == 1)
+    stage3 = isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3)
+    if stage3:
+        optimizer.checkpoint_event_prologue()  # gathered weights would hide what is loaded into the partitions
+    moments = [] if weights_only else reader.moments
+    create_moments(optimizer, moments)
+    for fragment in fragments(state.names, optimizer, moments):
+        tensor_size = topology.tensor_size if _is_split(fragment.parameter) else 1
+        check_shape(fragment.name, _full_shape(fragment.parameter, tensor_size), reader)
+        for key, view in fragment.tensors.items():
+            stored = reader.flat_range(
+                fragment.name, key, topology.tensor_rank, tensor_size, fragment.start, view.numel()
+            )
+            view.copy_(stored)
+        if stage3:
+            fragment.parameter.ds_tensor.data[: view.numel()].copy_(fragment.tensors[WEIGHT])
+    _update_weights(optimizer)
+    if stage3:
+        optimizer.checkpoint_event_epilogue()
+    facts = json.loads((folder / PROGRESS).read_bytes())
+    progress = Progress(**{name: facts[name] for name in asdict(Progress())})
+    if weights_only:
+        return replace(progress, iteration=0, consumed_samples=0, consumed_tokens=0, wandb_run_id=None)
+    _set_counters(optimizer, facts)
+    if layout.read_manifest(folder)["layout"] == _describe(topology):
+        _set_random_state(reader, topology)
+    return progress
+
+
+def check_names(names: set[str], reader: StateReader, whole_model: bool) -> None:
+    """Raise CheckpointError unless the checkpoint has the weights that the model has."""
+    missing = sorted(names - set(reader.weights))
+    surplus = sorted(set(reader.weights) - names) if whole_model else []
+    if missing or surplus:
+        what = [f"it lacks {missing[0]} and {len(missing) - 1} more"] if missing else []
+        what += [f"it has {surplus[0]} and {len(surplus) - 1} more, which the model lacks"] if surplus else []
+        raise CheckpointError(f"{reader.folder} is of another model: {'; '.join(what)}; check the model keys")
+
+
+def check_shape(name: str, shape: tuple[int, ...], reader: StateReader) -> None:
+    """Raise CheckpointError unless the checkpoint's weight has the model's full shape."""
+    stored = reader.weights[name].shape
+    if stored != shape:
+        raise CheckpointError(
+            f"{reader.folder} is of another model: {name} is {list(stored)} there and {list(shape)} here; "
+            "check the model keys and the tokenizer"
+        )
+
+
+def _update_weights(optimizer) -> None:
+    """Bring the weights that the model computes with in line with the restored masters."""
+    if isinstance(optimizer, FP16_UnfusedOptimizer):
+        for weights, masters in zip(optimizer.fp16_groups, optimizer.fp32_groups):
+            for weight, master in zip(weights, masters):
+                weight.data.copy_(master.data)
+    elif _is_partitioned(optimizer) and not isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3):
+        optimizer.update_lp_params()
+
+
+def _is_partitioned(optimizer) -> bool:
+    return not isinstance(optimizer, (torch.optim.Optimizer, FP16_UnfusedOptimizer))
+
+
+def _is_split(parameter: nn.Parameter) -> bool:
+    return bool(getattr(parameter, "tensor_model_parallel", False))
+
+
+def _full_shape(parameter: nn.Parameter, tensor_size: int) -> tuple[int, ...]:
+    shape = list(getattr(parameter, "ds_shape", parameter.shape))  # ZeRO 3 leaves an empty tensor behind
+    if tensor_size > 1:
+        shape[parameter.partition_dim] *= tensor_size
+    return tuple(shape)
+
+
+def _merge(ranks: list[dict[str, Weight]]) -> dict[str, Weight]:
+    merged: dict[str, Weight] = {}
+    for weights in ranks:
+        for name, weight in weights.items():
+            merged[name] = replace(weight, pieces=(merged[name].pieces if name in merged else ()) + weight.pieces)
+    return merged
+
+
+def _describe(topology: Topology) -> dict[str, int]:
+    return {"tensor": topology.tensor_size, "pipeline": topology.pipe_size, "data": topology.data_size}
+
+
+def _counters(optimizer) -> dict:
+    scaler = _loss_scaler(optimizer)
+    scale = {name: getattr(scaler, name) for name in LOSS_SCALE_FIELDS if hasattr(scaler, name)}
+    return {"optimizer_steps": optimizer_steps(optimizer), "loss_scaler": scale}
+
+
+def _set_counters(optimizer, facts: dict) -> None:
+    set_optimizer_steps(optimizer, facts["optimizer_steps"])
+    scaler = _loss_scaler(optimizer)
+    for name, value in facts["loss_scaler"].items():
+        if hasattr(scaler, name):
+            setattr(scaler, name, value)
+
+
+def _loss_scaler(optimizer):
+    """DeepSpeed's loss scaler, or None where the loss is not scaled."""
+    return getattr(optimizer, "loss_scale_config", None) or getattr(optimizer, "loss_scaler", None)
+
+
+def _random_state(topology: Topology) -> dict[str, torch.Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if topology.device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(topology.device)
+    return states
+
+
+def _set_random_state(reader: StateReader, topology: Topology) -> None:
+    file = f"state_{topology.rank:05d}.safetensors"
+    torch.set_rng_state(reader.tensor(file, "random/cpu"))
+    if topology.device.type == "cuda":
+        torch.cuda.set_rng_state(reader.tensor(file, "random/cuda"), topology.device)

@@ -1,0 +1,155 @@
+"""State files: flat tensors in safetensors files, and the index that says which part of which weight each one is.
+
+A weight is cut twice: tensor parallelism splits its shape along one dimension into shards, and ZeRO splits the
+flattened shard into ranges. The index describes every piece in these terms, so any layout can read what any other layout
+wrote. Knows nothing about DeepSpeed or ranks that talk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from neox.checkpoint.layout import CheckpointError, FileEntry
+
+INDEX = "index.json"
+DTYPE_NAMES = {torch.float32: "F32", torch.uint8: "U8"}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Where a flat range of one shard of a weight is stored."""
+
+    file: str
+    tensor_rank: int
+    tensor_size: int
+    start: int  # first element within the flattened shard
+    length: int  # elements
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A weight as the whole model has it, and its pieces."""
+
+    shape: tuple[int, ...]  # full shape, before tensor parallelism cuts it
+    partition_dim: int | None  # dimension that tensor parallelism cuts, None where every rank has all of it
+    pieces: tuple[Piece, ...]
+
+
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> FileEntry:
+    """Write tensors to a safetensors file, one at a time, and wait until they are on the disk.
+
+    The SHA-256 is taken from the bytes that go out, in the same pass.
+    """
+    header, offset = {}, 0
+    for name, tensor in tensors.items():
+        end = offset + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": DTYPE_NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        offset = end
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)  # the format aligns the data to 8 bytes
+    digest, size_bytes = hashlib.sha256(), 0
+    with path.open("wb") as file:
+        for data in (len(encoded).to_bytes(8, "little"), encoded, *map(_bytes, tensors.values())):
+            digest.update(data)
+            size_bytes += file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return FileEntry(path.name, size_bytes, digest.hexdigest())
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    return memoryview(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+
+
+def encode_index(weights: dict[str, Weight], moments: list[str]) -> bytes:
+    """The text of index.json."""
+    return json.dumps({"moments": moments, "weights": {name: asdict(weight) for name, weight in weights.items()}}).encode()
+
+
+class StateReader:
+    """Reads weights and moments of a checkpoint for any tensor-parallel rank of any layout."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._files = {}
+        try:
+            index = json.loads((folder / INDEX).read_bytes())
+            self.moments: list[str] = index["moments"]
+            self.weights = {
+                name: Weight(
+                    tuple(weight["shape"]),
+                    weight["partition_dim"],
+                    tuple(Piece(**piece) for piece in weight["pieces"]),
+                )
+                for name, weight in index["weights"].items()
+            }
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{folder / INDEX}: cannot be read ({error})") from error
+
+    def shard(self, name: str, key: str, tensor_rank: int, tensor_size: int) -> torch.Tensor:
+        """One shard of `key` ("weight" or a moment) of a weight, as a rank of `tensor_size` ranks holds it, in fp32."""
+        weight = self.weights[name]
+        if weight.partition_dim is None:
+            return self._stored_shard(name, key, 0, weight.shape)
+        stored_size = weight.pieces[0].tensor_size
+        stored_shape = list(weight.shape)
+        stored_shape[weight.partition_dim] //= stored_size
+        if stored_size == tensor_size:
+            return self._stored_shard(name, key, tensor_rank, tuple(stored_shape))
+        shards = [self._stored_shard(name, key, rank, tuple(stored_shape)) for rank in range(stored_size)]
+        return torch.cat(shards, weight.partition_dim).chunk(tensor_size, weight.partition_dim)[tensor_rank].contiguous()
+
+    def flat_range(
+        self, name: str, key: str, tensor_rank: int, tensor_size: int, start: int, length: int
+    ) -> torch.Tensor:
+        """Elements [start, start + length) of the flattened shard; reads no more than it needs where it can."""
+        weight = self.weights[name]
+        stored_size = weight.pieces[0].tensor_size
+        if weight.partition_dim is not None and stored_size != tensor_size:
+            return self.shard(name, key, tensor_rank, tensor_size).view(-1)[start : start + length]
+        stored_rank = 0 if weight.partition_dim is None else tensor_rank
+        return self._stored_range(name, key, stored_rank, start, length)
+
+    def tensor(self, file: str, key: str) -> torch.Tensor:
+        """A whole tensor of one state file."""
+        try:
+            return self._open(file).get_tensor(key)
+        except SafetensorError as error:
+            raise CheckpointError(f"{self.folder / file}: {error}") from error
+
+    def _stored_shard(self, name: str, key: str, stored_rank: int, shape: tuple[int, ...]) -> torch.Tensor:
+        length = torch.Size(shape).numel()
+        return self._stored_range(name, key, stored_rank, 0, length).view(shape)
+
+    def _stored_range(self, name: str, key: str, stored_rank: int, start: int, length: int) -> torch.Tensor:
+        result, found = torch.empty(length, dtype=torch.float32), 0
+        for piece in self.weights[name].pieces:
+            first, last = max(start, piece.start), min(start + length, piece.start + piece.length)
+            if piece.tensor_rank != stored_rank or first >= last:
+                continue
+            try:
+                stored = self._open(piece.file).get_slice(f"{key}/{name}")
+                result[first - start : last - start] = stored[first - piece.start : last - piece.start]
+            except SafetensorError as error:
+                raise CheckpointError(f"{self.folder / piece.file}: {key}/{name}: {error}") from error
+            found += last - first
+        if found != length:
+            raise CheckpointError(f"{self.folder}: {key} of {name} has {found:,} of {length:,} elements")
+        return result
+
+    def _open(self, file: str):
+        if file not in self._files:
+            if Path(file).name != file:
+                raise CheckpointError(f"{self.folder / INDEX}: {file!r} is not a plain file name")
+            try:
+                self._files[file] = safe_open(self.folder / file, framework="pt")
+            except (OSError, SafetensorError) as error:
+                raise CheckpointError(f"{self.folder / file}: {error}") from error
+        return self._files[file]

@@ -1,0 +1,160 @@
+"""One optimizer step, and one evaluation step, whatever the layout. The only caller of DeepSpeed's engines.
+
+The loss of a step is the sum over all tokens of the global batch, weighted by the loss mask, divided by the sum of the
+weights. It is computed in this form for every layout: each micro-batch's token weights are scaled beforehand such that the
+averages over micro-batches and replicas that DeepSpeed takes give exactly that quotient.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import deepspeed
+import torch
+from torch import distributed
+
+from neox.checkpoint.state import TrainingState
+from neox.config.deepspeed import deepspeed_config
+from neox.config.sections import Config
+from neox.data.batches import Batch
+from neox.model import pipeline
+from neox.model.gpt import GPT
+from neox.model.loss import cross_entropy
+from neox.parallel.mpu import MpuAdapter
+from neox.parallel.topology import Topology
+from neox.training.optimizer import build_optimizer
+
+logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimizer step measured; the tensors stay on the device until somebody asks for a number."""
+
+    loss: torch.Tensor  # mean over the tokens of the global batch, before the update
+    grad_norm: float | torch.Tensor  # global norm before clipping
+    skipped: bool  # an fp16 overflow: no update was made
+    loss_scale: float | None  # of fp16
+
+
+class Engine:
+    """The model, its optimizer, and DeepSpeed around them."""
+
+    def __init__(self, config: Config, topology: Topology, vocab_size: int):
+        self.device = topology.device
+        self.synchronous = topology.device.type == "cpu"  # reading a result costs nothing
+        self._topology = topology
+        self._accumulation = config.batch.gradient_accumulation_steps
+        self._masked = config.data.eod_mask_loss
+        self._scaled = config.precision.precision == "fp16"
+        self._clip = config.optimization.gradient_clipping
+        settings = deepspeed_config(config)
+        # at ZeRO 0 in fp32 DeepSpeed clips without telling the norm, so the step does both itself
+        self._owns_norm = settings["zero_optimization"]["stage"] == 0 and config.precision.precision == "fp32"
+        if self._owns_norm:
+            settings["gradient_clipping"] = 0.0
+        model_arguments = dict(
+            recompute=config.recompute,
+            vocab_size=vocab_size,
+            sequence_parallel=config.parallel.sequence_parallel,
+            topology=topology,
+            seed=config.run.seed,
+        )
+        self._pipelined = topology.pipe_size > 1
+        build = pipeline.pipeline_module if self._pipelined else GPT
+        module = build(config.model, **model_arguments)
+        self._vocab_size = vocab_size
+        self._engine, *_ = deepspeed.initialize(
+            model=module,
+            optimizer=build_optimizer(config.optimization, module),
+            config=settings,
+            mpu=None if self._pipelined else MpuAdapter(topology),
+            dist_init_required=False,
+        )
+        layers = pipeline.indexed_layers(module) if self._pipelined else module.indexed_layers()
+        names = {
+            parameter: f"layers.{index}.{name}" for index, layer in layers for name, parameter in layer.named_parameters()
+        }
+        self.state = TrainingState(names, self._engine.optimizer, topology)
+
+    def train_step(self, batches: Iterator[Batch], learning_rate: float) -> StepResult:
+        """Forward, backward and update over one global batch. Every rank calls this."""
+        self._engine.train()
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        micro_batches = self._weighted(batches)
+        if self._pipelined:
+            loss = self._engine.train_batch(iter(micro_batches)).detach()
+        else:
+            loss = torch.zeros((), device=self._topology.device)
+            for tokens, (labels, weights) in micro_batches:
+                micro_loss = self._loss(tokens, labels, weights)
+                loss += micro_loss.detach() / self._accumulation
+                self._engine.backward(micro_loss)
+                if self._owns_norm and self._engine.is_gradient_accumulation_boundary():
+                    grad_norm = self._clip_gradients()
+                self._engine.step()
+            loss = self._mean_over_replicas(loss)
+        if not self._owns_norm:
+            grad_norm = self._engine.get_global_grad_norm()
+        return StepResult(
+            loss=loss,
+            grad_norm=grad_norm,
+            skipped=not self._engine.was_step_applied(),
+            loss_scale=float(self._engine.optimizer.loss_scale) if self._scaled else None,
+        )
+
+    @torch.no_grad()
+    def eval_step(self, batches: Iterator[Batch]) -> torch.Tensor:
+        """Mean loss over the tokens of one global batch. Every rank calls this."""
+        self._engine.eval()
+        micro_batches = self._weighted(batches)
+        if self._pipelined:
+            return self._engine.eval_batch(iter(micro_batches), compute_loss=True)
+        losses = [self._loss(tokens, labels, weights) for tokens, (labels, weights) in micro_batches]
+        return self._mean_over_replicas(torch.stack(losses).mean())
+
+    def _loss(self, tokens: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        logits = self._engine(tokens)
+        return cross_entropy(logits, labels, weights, vocab_size=self._vocab_size, topology=self._topology)
+
+    def _weighted(self, batches: Iterator[Batch]) -> list[tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]]:
+        """The micro-batches of one step on the device, as (tokens, (labels, weights)), each (micro-batch, sequence)."""
+        device, topology = self._topology.device, self._topology
+        taken = [next(batches) for _ in range(self._accumulation)]
+        masks = [batch.loss_mask.to(device, non_blocking=True) for batch in taken]
+        if self._masked:
+            total = torch.stack([mask.sum() for mask in masks]).sum()
+            distributed.all_reduce(total, group=topology.data_group)
+            scale = self._accumulation * topology.data_size / total.clamp(min=1)
+        else:
+            scale = 1 / masks[0].numel()
+        return [
+            (
+                batch.tokens.to(device, non_blocking=True),
+                (batch.labels.to(device, non_blocking=True), mask * scale),
+            )
+            for batch, mask in zip(taken, masks)
+        ]
+
+    def _mean_over_replicas(self, loss: torch.Tensor) -> torch.Tensor:
+        if self._topology.data_size > 1:
+            distributed.all_reduce(loss, group=self._topology.data_group)
+        return loss / self._topology.data_size
+
+    def _clip_gradients(self) -> torch.Tensor:
+        """Scale the gradients down to the largest allowed global norm; return the norm before that."""
+        split, whole = [], []
+        for parameter in self._engine.module.parameters():
+            if parameter.grad is not None:
+                (split if getattr(parameter, "tensor_model_parallel", False) else whole).append(parameter.grad)
+        # shards add up over the tensor group; what every rank of it holds counts once
+        squares = torch.nn.utils.get_total_norm(split).square().to(self._topology.device)
+        if self._topology.tensor_size > 1:
+            distributed.all_reduce(squares, group=self._topology.tensor_group)
+        norm = (squares + torch.nn.utils.get_total_norm(whole).square()).sqrt()
+        if self._clip > 0:
+            torch.nn.utils.clip_grads_with_norm_(self._engine.module.parameters(), self._clip, norm)
+        return norm

@@ -1,0 +1,132 @@
+"""The training loop: step, report, evaluate, save, stop, in the order in which they happen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from neox.checkpoint.state import Progress
+from neox.config.sections import CheckpointConfig, Config
+from neox.data.batches import Batch
+from neox.monitor.metrics import Throughput, memory_metrics, training_metrics, validation_metrics
+from neox.monitor.reporters import Reporters
+from neox.training.engine import Engine, StepResult
+from neox.training.schedule import learning_rate
+from neox.training.signals import StopRequest
+
+
+class NonFiniteLoss(RuntimeError):
+    """The loss or the gradient is not a number any more; the last checkpoint is the last good state."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    progress: Progress
+    interrupted: bool  # by a signal, before train_iters
+    saved: bool  # the last iteration is in a checkpoint
+
+
+def train(
+    config: Config,
+    *,
+    engine: Engine,
+    batches: Iterator[Batch],
+    evaluate: Callable[[], float] | None,
+    save: Callable[[Progress], None] | None,
+    progress: Progress,
+    reporters: Reporters,
+    throughput: Throughput,
+    stop: StopRequest,
+) -> Outcome:
+    """Train until `train_iters`, or until a signal or `exit_interval` ends the run before.
+
+    `evaluate` gives the validation loss, `save` publishes a checkpoint; each is None where the run has none. Raises
+    NonFiniteLoss. Every rank calls this.
+    """
+    last = config.batch.train_iters
+    saved_at = progress.iteration  # what was resumed is saved, and so is a run that has not begun
+    if save and progress.iteration == 0 and 0 in config.checkpoint.extra_save_iters:
+        save(progress)
+    interrupted = stop.agreed()
+    leaving = interrupted
+    throughput.take()  # the time up to here is not training
+
+    while progress.iteration < last and not leaving:
+        rate = learning_rate(config.optimization, progress.iteration)
+        result = engine.train_step(batches, rate)
+        progress = advance(progress, config)
+        throughput.step()
+
+        step = progress.iteration
+        interrupted = stop.agreed()
+        leaving = interrupted or due(step, config.run.exit_interval)
+        logging = due(step, config.monitor.log_interval) or step == last
+        evaluating = evaluate is not None and (due(step, config.evaluation.eval_interval) or step == last)
+        saving = save is not None and (save_due(step, config.checkpoint) or leaving or step == last)
+
+        # asking for the loss makes the host wait for the device, so only the steps that need it ask
+        metrics = {}
+        if logging or evaluating or saving or engine.synchronous:
+            check_finite(result, step, config.checkpoint)
+        if logging:
+            metrics |= step_metrics(result, rate, progress) | throughput.take() | memory_metrics(engine.device)
+        if evaluating:
+            with throughput.paused():
+                metrics |= validation_metrics(evaluate())
+        if metrics:
+            reporters.report(step, metrics)
+        if saving:
+            with throughput.paused():
+                save(progress)
+            saved_at = step
+    return Outcome(progress, interrupted and progress.iteration < last, saved_at == progress.iteration)
+
+
+def advance(progress: Progress, config: Config) -> Progress:
+    """The progress after one more optimizer step."""
+    samples = config.batch.train_batch_size
+    return replace(
+        progress,
+        iteration=progress.iteration + 1,
+        consumed_samples=progress.consumed_samples + samples,
+        consumed_tokens=progress.consumed_tokens + samples * config.model.seq_length,
+    )
+
+
+def due(step: int, interval: int | None) -> bool:
+    """Whether something that happens every `interval` steps happens at this one; None means never."""
+    return interval is not None and step % interval == 0
+
+
+def save_due(step: int, config: CheckpointConfig) -> bool:
+    """Whether the step is one of the regular or extra ones to save at."""
+    return due(step, config.checkpoint_factor) or step in config.extra_save_iters
+
+
+def step_metrics(result: StepResult, rate: float, progress: Progress) -> dict[str, float]:
+    """The `train/*` metrics of a step; reading its loss waits for the device."""
+    return training_metrics(
+        lm_loss=float(result.loss),
+        learning_rate=rate,
+        grad_norm=None if result.skipped else float(result.grad_norm),
+        loss_scale=result.loss_scale,
+        consumed_tokens=progress.consumed_tokens,
+    )
+
+
+def check_finite(result: StepResult, step: int, config: CheckpointConfig) -> None:
+    """Raise NonFiniteLoss where the step gave no usable number; an fp16 overflow that was skipped is none of them."""
+    if result.skipped:
+        return
+    loss, grad_norm = float(result.loss), float(result.grad_norm)
+    if math.isfinite(loss) and math.isfinite(grad_norm):
+        return
+    what = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {grad_norm}"
+    where = f"the last checkpoint in {config.save} is kept" if config.save else "nothing was saved (no save key)"
+    raise NonFiniteLoss(
+        f"step {step}: {what}; {where}. A lower optimizer.params.lr, a longer warmup, gradient_clipping or "
+        "precision: bf16 instead of fp16 usually help"
+    )

@@ -1,0 +1,27 @@
+"""The optimizer of the parameters that a rank holds."""
+
+from __future__ import annotations
+
+from torch import nn, optim
+
+from neox.config.sections import OptimizerConfig
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
+    """Matrices decay; norms and biases, which have one dimension, do not."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [parameter for parameter in parameters if parameter.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in parameters if parameter.dim() < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def build_optimizer(config: OptimizerConfig, module: nn.Module) -> optim.Optimizer:
+    """AdamW (Loshchilov and Hutter, 2019) or plain SGD, both in torch's fused kernels."""
+    groups = parameter_groups(module, config.weight_decay)
+    params = config.optimizer.params
+    if config.optimizer.type == "SGD":
+        return optim.SGD(groups, lr=params.lr, momentum=params.momentum, fused=True)
+    return optim.AdamW(groups, lr=params.lr, betas=params.betas, eps=params.eps, fused=True)
+

@@ -1,0 +1,122 @@
+"""A training run on one rank: builds each part from its own section of the config, and hands them to the loop."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from neox.checkpoint import state as checkpoint
+from neox.checkpoint.layout import CheckpointError, write_durably
+from neox.checkpoint.state import Progress
+from neox.config.flat import flat_values, to_yaml
+from neox.config.sections import CheckpointConfig, Config
+from neox.config.sizes import flops_per_token
+from neox.data.batches import batches
+from neox.data.datasets import build_datasets
+from neox.monitor.gpus import peak_tflops
+from neox.monitor.metrics import Throughput
+from neox.monitor.reporters import build_reporters
+from neox.parallel import topology as parallel
+from neox.parallel.seeding import seed_everything
+from neox.parallel.topology import Topology
+from neox.tokenizer.tokenizer import build_tokenizer
+from neox.training.engine import Engine
+from neox.training.evaluate import validation_loss
+from neox.training.loop import Outcome, train
+from neox.training.signals import StopRequest
+
+
+def pretrain(config: Config) -> Outcome:
+    """Train as the config says, and tell how it ended.
+
+    Every rank calls this with the same config. Raises ConfigError, CheckpointError or NonFiniteLoss.
+    """
+    topology = parallel.initialize(config.parallel, config.run.distributed_backend)
+    stop = StopRequest(topology)
+    seed_everything(config.run.seed, topology)
+    tokenizer = build_tokenizer(config.tokenizer)
+    datasets = build_datasets(
+        config.data, config.model.seq_length, samples_needed(config), tokenizer, config.run.seed, topology
+    )
+    engine = Engine(config, topology, tokenizer.vocab_size)
+    progress = resume(engine, config.checkpoint, topology)
+    config_text = to_yaml(config)
+    reporters = build_reporters(
+        config.monitor,
+        config_dict=flat_values(config),
+        total_iterations=config.batch.train_iters,
+        is_main=topology.is_main,
+        wandb_run_id=progress.wandb_run_id,
+    )
+    if topology.is_main and config.monitor.log_dir is not None:
+        write_durably(Path(config.monitor.log_dir) / "config.yml", config_text.encode())
+    throughput = Throughput(
+        samples_per_step=config.batch.train_batch_size,
+        seq_length=config.model.seq_length,
+        flops_per_token=flops_per_token(config.model, tokenizer.vocab_size),
+        processes=topology.world_size,
+        peak_tflops=peak_tflops(config.monitor.peak_theoretical_tflops, topology.device, config.precision.precision),
+    )
+
+    def save(progress: Progress) -> None:
+        checkpoint.save(
+            engine.state,
+            replace(progress, wandb_run_id=reporters.wandb_run_id),
+            Path(config.checkpoint.save),
+            config_text,
+            config.checkpoint.keep_last_n_checkpoints,
+        )
+
+    def evaluate() -> float:
+        return validation_loss(engine, datasets.valid, config.batch, config.evaluation.eval_iters, topology)
+
+    outcome = train(
+        config,
+        engine=engine,
+        batches=batches(datasets.train, progress.consumed_samples, config.batch, topology),
+        evaluate=evaluate if datasets.valid is not None and config.evaluation.eval_iters > 0 else None,
+        save=save if config.checkpoint.save else None,
+        progress=progress,
+        reporters=reporters,
+        throughput=throughput,
+        stop=stop,
+    )
+    reporters.close()
+    parallel.shutdown()
+    return outcome
+
+
+def samples_needed(config: Config) -> tuple[int, int, int]:
+    """Training, validation and test samples that a run reads: each evaluation reads the same validation samples."""
+    batch = config.batch.train_batch_size
+    return config.batch.train_iters * batch, config.evaluation.eval_iters * batch, 0
+
+
+def resume(engine: Engine, config: CheckpointConfig, topology: Topology) -> Progress:
+    """Continue from `save` where it holds a checkpoint, else start from `load`, else from the beginning.
+
+    Raises CheckpointError where checkpoints exist but none is good, or where `load` names a folder without any.
+    """
+    if config.save:
+        folder, warnings = checkpoint.newest(Path(config.save), topology)
+        _say(topology, *warnings)
+        if folder is not None:
+            progress = checkpoint.restore(engine.state, folder)
+            _say(topology, f"resumed from {folder} at iteration {progress.iteration:,}")
+            return progress
+    if config.load and config.load != config.save:
+        folder, warnings = checkpoint.newest(Path(config.load), topology)
+        _say(topology, *warnings)
+        if folder is None:
+            raise CheckpointError(f"load: {config.load} holds no checkpoint; correct it, or remove the key to start anew")
+        progress = checkpoint.restore(engine.state, folder, weights_only=config.finetune)
+        _say(topology, f"loaded {'the weights of ' if config.finetune else ''}{folder}")
+        return progress
+    return Progress()
+
+
+def _say(topology: Topology, *lines: str) -> None:
+    if topology.is_main:
+        for line in lines:
+            print(line, file=sys.stderr, flush=True)

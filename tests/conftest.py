@@ -1,0 +1,29 @@
+"""Fixtures that many tests share."""
+
+from pathlib import Path
+
+import numpy
+import pytest
+
+from neox.config.sections import TokenizerConfig
+from neox.data.store import StoreWriter, token_dtype
+from neox.tokenizer.tokenizer import build_tokenizer
+
+PROSE = (
+    "When the tide goes out, the harbour keeps its boats on the mud, and the gulls walk between them like clerks. "
+    "A rope creaks; somebody laughs on the quay; the church clock, four minutes slow, strikes a quarter. {} "
+)
+
+
+@pytest.fixture(scope="session")
+def char_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prefix of a small data set of 40 documents in the character tokenizer's ids."""
+    tokenizer = build_tokenizer(TokenizerConfig(tokenizer_type="CharLevelTokenizer"))
+    prefix = tmp_path_factory.mktemp("data") / "harbour_text_document"
+    with StoreWriter(prefix, token_dtype(tokenizer.vocab_size)) as store:
+        for number in range(40):
+            text = "".join(PROSE.format(number * line) for line in range(1, 6))
+            tokens = numpy.array([*tokenizer.encode(text), tokenizer.eod], dtype=store.dtype)
+            store.add(tokens, numpy.array([tokens.size]))
+        store.publish()
+    return prefix

@@ -1,0 +1,78 @@
+"""Promise 2: the layout changes nothing but the speed. One table of real runs, each compared with the run of one process."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from support.runs import curve, run, weights, write_config
+
+TP2 = {"model_parallel_size": 2}
+PP2 = {"pipe_parallel_size": 2}
+SEQUENCE = {"sequence_parallel": True}
+
+
+def zero(stage: int) -> dict:
+    return {"zero_optimization": {"stage": stage}}
+
+
+# each row: processes, and the keys that differ from the run of one process
+ROWS = {
+    "accumulation": (1, {"train_micro_batch_size_per_gpu": 2}),
+    "zero1": (1, zero(1)),
+    "recompute": (1, {"checkpoint_activations": True}),
+    "dp2-zero0": (2, zero(0)),
+    "dp2-zero1": (2, zero(1)),
+    "dp2-zero2": (2, zero(2)),
+    "dp2-zero3": (2, zero(3)),
+    "tp2": (2, TP2),
+    "tp2-sequence": (2, {**TP2, **SEQUENCE}),
+    "tp2-zero1": (2, {**TP2, **zero(1)}),
+    "pp2": (2, {**PP2, **zero(1), "gradient_accumulation_steps": 4}),
+    "pp2-recompute": (2, {**PP2, **zero(1), "gradient_accumulation_steps": 4, "checkpoint_activations": True}),
+    "pp4": (4, {"pipe_parallel_size": 4, **zero(1), "gradient_accumulation_steps": 4}),
+    "pp2-dp2": (4, {**PP2, **zero(1), "gradient_accumulation_steps": 2}),
+    "tp2-pp2": (4, {**TP2, **PP2, **zero(1), "gradient_accumulation_steps": 2}),
+    "tp2-pp2-sequence": (4, {**TP2, **PP2, **SEQUENCE, **zero(1), "gradient_accumulation_steps": 2}),
+    "tp2-dp2-zero1": (4, {**TP2, **zero(1)}),
+    "tp2-dp2-zero2": (4, {**TP2, **zero(2)}),
+    "tp2-dp2-zero3": (4, {**TP2, **zero(3)}),
+}
+TIED = {"no_weight_tying": False, "pos_emb": "learned"}
+TIED_ROWS = {
+    "tied-dp2-zero1": (2, zero(1)),
+    "tied-tp2-sequence-recompute": (2, {**TP2, **SEQUENCE, "checkpoint_activations": True}),
+    "tied-pp2": (2, {**PP2, **zero(1), "gradient_accumulation_steps": 4}),
+    "tied-tp2-pp2-sequence": (4, {**TP2, **PP2, **SEQUENCE, **zero(1), "gradient_accumulation_steps": 2}),
+}
+
+
+def train(folder: Path, data: Path, processes: int, keys: dict) -> Path:
+    config = write_config(folder, data, num_gpus=processes, extra_save_iters=[0], **keys)
+    run("train.py", config)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def references(tmp_path_factory: pytest.TempPathFactory, char_data: Path) -> dict[str, Path]:
+    """The runs of one process, untied and tied."""
+    folder = tmp_path_factory.mktemp("reference")
+    return {
+        "untied": train(folder / "untied", char_data, 1, {}),
+        "tied": train(folder / "tied", char_data, 1, TIED),
+    }
+
+
+@pytest.mark.parametrize("name", [*ROWS, *TIED_ROWS])
+def test_layout_changes_nothing(name: str, references: dict[str, Path], char_data: Path, tmp_path: Path) -> None:
+    tied = name in TIED_ROWS
+    processes, keys = (TIED_ROWS if tied else ROWS)[name]
+    reference = references["tied" if tied else "untied"]
+    train(tmp_path, char_data, processes, {**(TIED if tied else {}), **keys})
+
+    initial, expected = weights(tmp_path, 0), weights(reference, 0)
+    assert initial.keys() == expected.keys()
+    for weight in expected:
+        assert torch.equal(initial[weight], expected[weight]), f"initial {weight} differs"
+    for metric in ("train/lm_loss", "train/grad_norm", "validation/lm_loss"):
+        measured, wanted = curve(tmp_path, metric), curve(reference, metric)
+        torch.testing.assert_close(torch.tensor(measured), torch.tensor(wanted), rtol=1e-5, atol=1e-5)

@@ -1,0 +1,170 @@
+"""Promise: nothing that can happen to a run loses it. A run that was stopped or killed continues bit for bit."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from support.runs import ROOT, curve, finish, run, start, weights, write_config
+
+from neox.checkpoint import layout
+
+FAULTS = {"PYTHONPATH": f"{ROOT}/tests/faults"}
+SIX_STEPS = {"train_iters": 6, "checkpoint_factor": 2, "num_gpus": 2, "eval_interval": 100, "hidden_dropout": 0.1}
+MODES = {
+    "fp32-zero0": {},
+    "bf16-zero1": {"precision": "bf16", "zero_optimization": {"stage": 1}},
+    "tensor-zero2": {"model_parallel_size": 2, "zero_optimization": {"stage": 2}, "attention_dropout": 0.1},
+    "zero3": {"zero_optimization": {"stage": 3}},
+    "pipeline": {"pipe_parallel_size": 2, "zero_optimization": {"stage": 1}, "gradient_accumulation_steps": 2},
+}
+
+
+def same_run(folder: Path, straight: Path) -> bool:
+    """Whether losses, norms and final weights equal those of the uninterrupted run to the bit."""
+    metrics = ("train/lm_loss", "train/grad_norm", "train/learning_rate", "train/consumed_tokens")
+    if curve(folder, *metrics) != curve(straight, *metrics):
+        return False
+    final, expected = weights(folder, 6), weights(straight, 6)
+    return final.keys() == expected.keys() and all(torch.equal(final[name], expected[name]) for name in expected)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory, char_data: Path):
+    """The uninterrupted run of a mode, made when first asked for."""
+    made = {}
+
+    def of(mode: str) -> Path:
+        if mode not in made:
+            made[mode] = tmp_path_factory.mktemp(mode)
+            run("train.py", write_config(made[mode], char_data, **SIX_STEPS, **MODES[mode]))
+        return made[mode]
+
+    return of
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_stopping_and_starting_again_changes_nothing(mode, straight, char_data: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path, char_data, **SIX_STEPS, **MODES[mode])
+    run("train.py", config, "--set", "exit_interval=3")
+    assert layout.steps(tmp_path / "checkpoints") == [3, 2]
+    output = run("train.py", config)
+    assert "at iteration 3" in output
+    assert same_run(tmp_path, straight(mode))
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["step:kill9:4", "mid_shard:half:2", "before_manifest:kill9:2", "before_rename:kill9:2", "before_latest:kill9:2", "after_latest:kill9:1"],
+)
+def test_a_killed_run_continues_bit_for_bit(fault: str, straight, char_data: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path, char_data, **SIX_STEPS)
+    output = run("train.py", config, expect=1, **FAULTS, NEOX_FAULT=fault)
+    assert "SIGKILL" in output
+    run("train.py", config)
+    assert same_run(tmp_path, straight("fp32-zero0"))
+    assert not [entry.name for entry in (tmp_path / "checkpoints").iterdir() if entry.name.startswith(".")]
+
+
+def test_a_restore_that_forgets_the_moments_is_seen(straight, char_data: Path, tmp_path: Path) -> None:
+    """The comparison can fail: with the moments taken out of the checkpoint, the continued run differs."""
+    config = write_config(tmp_path, char_data, **SIX_STEPS)
+    run("train.py", config, "--set", "exit_interval=3")
+    folder = tmp_path / "checkpoints" / "global_step3"
+    index = json.loads((folder / "index.json").read_text())
+    index["moments"] = []
+    (folder / "index.json").write_text(json.dumps(index))
+    sign_again(folder)
+    run("train.py", config)
+    assert not same_run(tmp_path, straight("fp32-zero0"))
+
+
+def sign_again(folder: Path) -> None:
+    """Make the manifest fit files that a test has changed."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for name in manifest["files"]:
+        entry = layout.file_entry(folder / name)
+        manifest["files"][name] = [entry.size_bytes, entry.sha256]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_damaged_checkpoint_is_passed_over_aloud(straight, char_data: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path, char_data, **SIX_STEPS)
+    run("train.py", config, "--set", "exit_interval=4")
+    path = next((tmp_path / "checkpoints" / "global_step4").glob("state_*"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    output = run("train.py", config)
+    assert "global_step4 is damaged" in output and path.name in output and "at iteration 2" in output
+    assert same_run(tmp_path, straight("fp32-zero0"))
+
+
+def test_checkpoints_of_which_none_is_good_are_never_a_silent_restart(char_data: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path, char_data, **{**SIX_STEPS, "num_gpus": 1, "train_iters": 2})
+    run("train.py", config)
+    for path in (tmp_path / "checkpoints").glob("*/state_*"):
+        os.truncate(path, 10)
+    output = run("train.py", config, expect=1)
+    assert "none that can be loaded" in output and "state_00000.safetensors" in output
+    assert len(curve(tmp_path, "train/lm_loss")) == 2
+
+
+def test_a_full_disk_keeps_the_older_checkpoint(char_data: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path, char_data, **SIX_STEPS)
+    output = run("train.py", config, expect=1, **FAULTS, NEOX_FAULT="before_manifest:full:2")
+    assert "No space left on device" in output
+    assert layout.steps(tmp_path / "checkpoints") == [2]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_saves_and_exits_75(number, straight, char_data: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path, char_data, **{**SIX_STEPS, "checkpoint_factor": 100})
+    # the run has many steps while it is asked to stop, and its own number of them afterwards
+    process = start("train.py", config, "--set", "train_iters=100000", "lr_decay_iters=6")
+    wait_for_steps(tmp_path, 2)
+    process.send_signal(number)
+    finish(process, expect=75)
+    saved = layout.steps(tmp_path / "checkpoints")[0]
+    assert saved >= 2
+    output = run("train.py", config, "--set", f"train_iters={saved + 2}", "lr_decay_iters=6")
+    assert f"at iteration {saved}" in output
+    assert len(curve(tmp_path, "train/lm_loss")) == saved + 2
+
+
+def wait_for_steps(folder: Path, steps: int) -> None:
+    path = folder / "logs" / "metrics.jsonl"
+    for _ in range(1200):
+        if path.exists() and path.read_text().count("\n") >= steps:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"no {steps} steps in two minutes")
+
+
+def test_weights_move_to_any_layout_for_finetuning(char_data: Path, tmp_path: Path) -> None:
+    """`finetune: true` takes the weights alone, here from two pipeline stages to two tensor ranks under ZeRO 3's neighbour."""
+    source = write_config(tmp_path / "source", char_data, **{**SIX_STEPS, **MODES["pipeline"], "train_iters": 2})
+    run("train.py", source)
+    keys = {"model_parallel_size": 2, "load": str(tmp_path / "source" / "checkpoints"), "finetune": True}
+    target = write_config(tmp_path, char_data, **{**SIX_STEPS, **keys, "train_iters": 1, "extra_save_iters": [0]})
+    output = run("train.py", target)
+    assert "loaded the weights of" in output
+    moved, original = weights(tmp_path, 0), weights(tmp_path / "source", 2)
+    assert all(torch.equal(moved[name], original[name]) for name in original)
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_name(char_data: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path, char_data, **{**SIX_STEPS, "num_gpus": 1, "train_iters": 2})
+    run("train.py", config)
+    output = run("train.py", config, "--set", "hidden_size=32", expect=1)
+    assert "another model" in output and "layers.0.word_embeddings.weight" in output
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(char_data: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path, char_data, **{**SIX_STEPS, "num_gpus": 1, "checkpoint_factor": 1, "warmup": 0.0})
+    output = run("train.py", config, "--set", "optimizer.params.lr=1.0e+18", "gradient_clipping=0", expect=1)
+    assert "step 2: loss" in output and "is kept" in output
+    assert layout.steps(tmp_path / "checkpoints") == [1]

@@ -1,0 +1,81 @@
+"""Faults from outside: workers import this where a test puts its folder on PYTHONPATH and names a fault.
+
+NEOX_FAULT is `POINT:ACTION[:COUNT]`; the action happens at the COUNT-th time (1 by default) that a rank reaches the point.
+Points wrap the product's own functions, so the product has no branch for them.
+"""
+
+import importlib.abc
+import importlib.machinery
+import os
+import signal
+import sys
+
+POINTS = {  # name: module, function, whether the fault comes before or after it
+    "step": ("neox.training.loop", "advance", "before"),
+    "before_manifest": ("neox.checkpoint.layout", "publish", "before"),
+    "before_rename": ("neox.checkpoint.layout", "_name", "before"),
+    "before_latest": ("neox.checkpoint.layout", "_point_latest", "before"),
+    "after_latest": ("neox.checkpoint.layout", "publish", "after"),
+    "mid_shard": ("neox.checkpoint.state", "write_tensors", "instead"),
+    "loss": ("neox.training.loop", "advance", "before"),
+    "moments": ("neox.checkpoint.state", "create_moments", "before"),
+}
+
+
+def kill9(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def half_a_file(path, tensors):
+    path.write_bytes(b"half a file")
+    kill9()
+
+
+def no_space(*_):
+    raise OSError(28, "No space left on device")
+
+
+ACTIONS = {"kill9": kill9, "half": half_a_file, "full": no_space}
+
+
+def wrap(function, when, action, count):
+    reached = 0
+
+    def faulty(*args, **kwargs):
+        nonlocal reached
+        reached += 1
+        if reached == count and when in ("before", "instead"):
+            action(*args)
+        result = function(*args, **kwargs)
+        if reached == count and when == "after":
+            action(*args)
+        return result
+
+    return faulty
+
+
+class Wrapper(importlib.abc.MetaPathFinder):
+    """Wraps one function of one module as soon as the module has been loaded."""
+
+    def __init__(self, module, function, when, action, count):
+        self.module, self.function, self.when, self.action, self.count = module, function, when, action, count
+
+    def find_spec(self, name, path, target=None):
+        if name != self.module:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        execute = spec.loader.exec_module
+
+        def exec_module(module):
+            execute(module)
+            original = getattr(module, self.function)
+            setattr(module, self.function, wrap(original, self.when, self.action, self.count))
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+fault = os.environ.get("NEOX_FAULT")
+if fault and os.environ.get("RANK") == os.environ.get("NEOX_FAULT_RANK", "0"):
+    point, action, count = (fault.split(":") + ["1"])[:3]
+    sys.meta_path.insert(0, Wrapper(*POINTS[point], ACTIONS[action], int(count)))

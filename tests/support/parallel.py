@@ -1,0 +1,65 @@
+"""What a process finds out about itself; run in the workers of a group."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from torch.distributed import get_process_group_ranks
+
+from neox.parallel.seeding import seed_everything, tensor_parallel_rng
+from neox.parallel.topology import Topology
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def where_am_i(topology: Topology) -> dict:
+    """Name, groups as lists of ranks, and random numbers of this process."""
+    seed_everything(1234, topology)
+    shared = torch.rand(3).tolist()
+    state = torch.get_rng_state()
+    draws = []
+    for _ in range(2):
+        with tensor_parallel_rng(topology):
+            draws.append(torch.rand(3).tolist())
+    after = torch.rand(3).tolist()
+    torch.set_rng_state(state)
+    with tensor_parallel_rng(topology):
+        again = torch.rand(3).tolist()
+    return {
+        "name": str(topology),
+        "tensor": get_process_group_ranks(topology.tensor_group),
+        "pipe": get_process_group_ranks(topology.pipe_group),
+        "data": get_process_group_ranks(topology.data_group),
+        "model": get_process_group_ranks(topology.model_group),
+        "first": topology.is_first_stage,
+        "last": topology.is_last_stage,
+        "main": topology.is_main,
+        "shared": shared,
+        "own": draws[0],
+        "next": draws[1],
+        "again": again,
+        "after": after,
+    }
+
+
+_LONE = """
+from neox.config.sections import ParallelConfig
+from neox.parallel.topology import initialize, shutdown
+topology = initialize(ParallelConfig(global_num_gpus=1))
+print(topology, topology.device, topology.backend)
+shutdown()
+"""
+
+
+def one_process_without_a_launcher(folder: Path) -> str:
+    """What a process prints that starts without any of the launcher's environment."""
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    environment |= {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", _LONE]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout.strip()
