@@ -1,0 +1,40 @@
+"""From a dataset to the micro-batches of one replica. The position in the data is one integer: samples consumed.
+
+Knows nothing about models. Optimizer step s reads the samples [s * B, (s + 1) * B) whatever the layout; within it, replica d
+takes for its micro-batch m the samples from (m * D + d) * micro on, where D is the number of replicas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from neox.config.sections import BatchConfig
+from neox.parallel.topology import Topology
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch of one replica, on the CPU: each (micro_batch_size, seq_length)."""
+
+    tokens: torch.Tensor  # int64
+    labels: torch.Tensor  # int64, the token that follows each
+    loss_mask: torch.Tensor  # float32, 0 where the label does not count
+
+
+def batches(dataset: Sequence[dict], consumed: int, batch: BatchConfig, topology: Topology) -> Iterator[Batch]:
+    """The micro-batches of this replica from `consumed` samples on, without end: past its last sample the dataset begins
+    again."""
+    size = batch.train_micro_batch_size_per_gpu
+    samples_per_round = size * topology.data_size
+    assert batch.train_batch_size == samples_per_round * batch.gradient_accumulation_steps, "resolve() makes them agree"
+    start = consumed + topology.data_rank * size
+    while True:
+        yield _collate([dataset[index % len(dataset)] for index in range(start, start + size)])
+        start += samples_per_round
+
+
+def _collate(samples: list[dict]) -> Batch:
+    return Batch(*(torch.stack([sample[key] for sample in samples]) for key in ("tokens", "labels", "loss_mask")))

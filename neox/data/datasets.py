@@ -1,0 +1,208 @@
+"""From token files to datasets of training samples: splits, mixtures, and the checks that come before the first step.
+
+Knows nothing about batches or ranks: sample i is the same whatever the layout. Every rank calls `build_datasets`; the indices are
+built by the first to come and mapped by the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, inf
+from pathlib import Path
+
+import numpy
+
+from neox.config.errors import ConfigError
+from neox.config.sections import DataConfig
+from neox.data.index_cache import writable_folder
+from neox.data.samples import BlendedSamples, IndexedDataset, Samples, SamplesConfig, Split, TokenizerFacts
+from neox.data.store import StoreFacts, check_store
+from neox.parallel.topology import Topology
+from neox.tokenizer.tokenizer import Tokenizer
+
+SampleDataset = Samples | BlendedSamples
+
+# A mixture may take a little more of one store than its weight says. This is megatron-core's own margin: the number of epochs,
+# and with it the order of the samples, follows from it.
+SURPLUS = 1.005
+
+TOKENS_LOOKED_AT = 1_000_000
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """One dataset for each use, None where there is no data for it or no sample was asked for.
+
+    `dataset[i]` has `tokens` and `labels`, (seq_length,) int64, and `loss_mask`, (seq_length,) float32.
+    """
+
+    train: SampleDataset | None
+    valid: SampleDataset | None
+    test: SampleDataset | None
+
+
+def build_datasets(
+    data: DataConfig,
+    seq_length: int,
+    samples: tuple[int, int, int],
+    tokenizer: Tokenizer,
+    seed: int,
+    topology: Topology,
+) -> Datasets:
+    """The datasets of a run, each with at least as many samples as `samples` asks for (train, valid, test).
+
+    Raises ConfigError that names the file where token files are missing, damaged, of another tokenizer, or hold too little to
+    train on. With `split`, a validation or test share too small for one sample is None.
+    """
+    if data.eod_mask_loss and tokenizer.eod is None:
+        raise ConfigError("eod_mask_loss: the tokenizer has no end-of-document token")
+    mixtures = [
+        (data.train_data_paths, data.train_data_weights),
+        (data.valid_data_paths, data.valid_data_weights),
+        (data.test_data_paths, data.test_data_weights),
+    ]
+    prefixes = [prefix for paths, _ in mixtures for prefix in paths or []] or [data.data_path]
+    assert prefixes != [None], "resolve() fills data_path where no data key is given"
+    facts = _check_stores(prefixes, tokenizer.vocab_size)
+    if data.mmap_warmup and topology.local_rank == 0:
+        for prefix in facts:
+            _read_through(Path(f"{prefix}.bin"))
+
+    sampler = _Sampler(seq_length, seed, data.eod_mask_loss, TokenizerFacts(tokenizer.vocab_size, tokenizer.eod))
+    if data.train_data_paths is None:
+        return Datasets(*sampler.split(data.data_path, data.split, samples))
+    return Datasets(
+        *(
+            sampler.mixture(paths, weights, size, split) if paths and size else None
+            for (paths, weights), size, split in zip(mixtures, samples, Split, strict=True)
+        )
+    )
+
+
+def split_bounds(split: str, documents: int) -> list[tuple[int, int]]:
+    """The documents of training, validation and test, [begin, end), by shares such as "969, 30, 1"."""
+    try:
+        shares = [float(share) for share in split.replace("/", ",").split(",")]
+    except ValueError:
+        shares = []
+    if not 1 <= len(shares) <= 3 or not all(0 <= share < inf for share in shares) or sum(shares) == 0:
+        raise ConfigError(f'split: {split!r} is not up to three shares of the data, as in "969, 30, 1"')
+    shares += [0.0] * (3 - len(shares))
+    ends = [round(sum(shares[: index + 1]) / sum(shares) * documents) for index in range(3)]
+    return list(zip([0, *ends[:2]], ends, strict=True))
+
+
+class _Sampler:
+    """Makes datasets that share sequence length, seed and loss mask."""
+
+    def __init__(self, seq_length: int, seed: int, eod_mask_loss: bool, tokenizer: TokenizerFacts):
+        self.seq_length = seq_length
+        self.seed = seed
+        self.eod_mask_loss = eod_mask_loss
+        self.tokenizer = tokenizer
+        self.stores: dict[str, IndexedDataset] = {}
+
+    def split(self, prefix: str, split: str, sizes: Sequence[int]) -> list[Samples | None]:
+        """The shares of one store."""
+        bounds = split_bounds(split, len(self._store(prefix)))
+        return [
+            self._samples(prefix, begin, end, size, kind, required=kind is Split.train, settings={"split": split})
+            for (begin, end), size, kind in zip(bounds, sizes, Split, strict=True)
+        ]
+
+    def mixture(
+        self, prefixes: Sequence[str], weights: Sequence[float] | None, size: int, kind: Split
+    ) -> SampleDataset | None:
+        """Whole stores mixed by weight, equally where none are given; a store of weight 0 is left out."""
+        weights = weights or [1.0] * len(prefixes)
+        if len(weights) != len(prefixes) or sum(weights) == 0:
+            name = f"{kind.name}_data_weights"
+            raise ConfigError(
+                f"{name}: it takes one weight for each of the {len(prefixes)} paths, and not all of them 0"
+            )
+        parts = [
+            (prefix, weight / sum(weights)) for prefix, weight in zip(prefixes, weights, strict=True) if weight > 0
+        ]
+        alone = len(parts) == 1
+        datasets = [
+            self._samples(
+                prefix,
+                0,
+                len(self._store(prefix)),
+                size if alone else ceil(ceil(size * weight) * SURPLUS),
+                kind,
+                required=True,
+                settings={},
+            )
+            for prefix, weight in parts
+        ]
+        if alone:
+            return datasets[0]
+        return BlendedSamples(datasets, [weight for _, weight in parts], size, self._settings(parts[0][0]))
+
+    def _samples(
+        self, prefix: str, begin: int, end: int, size: int, kind: Split, required: bool, settings: dict
+    ) -> Samples | None:
+        """`size` samples of the documents [begin, end) of a store."""
+        if size == 0:
+            return None
+        store = self._store(prefix)
+        tokens = int(store.sequence_lengths[begin:end].sum(dtype=numpy.int64))
+        if tokens < self.seq_length + 1:
+            if not required:
+                return None
+            raise ConfigError(
+                f"{prefix}: {tokens:,} tokens for {kind.name} are fewer than one sample of seq_length + 1 = "
+                f"{self.seq_length + 1:,}"
+            )
+        documents = numpy.arange(begin, end, dtype=numpy.int32)
+        return Samples(store, prefix, documents, size, kind, self._settings(prefix, **settings))
+
+    def _settings(self, prefix: str, **settings) -> SamplesConfig:
+        return SamplesConfig(
+            random_seed=self.seed,
+            sequence_length=self.seq_length,
+            **({"blend": ([prefix], None)} | settings if settings else {"blend_per_split": [([prefix], None)] * 3}),
+            tokenizer=self.tokenizer,
+            reset_position_ids=False,
+            reset_attention_mask=False,
+            eod_mask_loss=self.eod_mask_loss,
+            create_attention_mask=False,
+            index_folder=writable_folder(Path(prefix).parent / "index_cache"),
+        )
+
+    def _store(self, prefix: str) -> IndexedDataset:
+        if prefix not in self.stores:
+            self.stores[prefix] = IndexedDataset(prefix)
+        return self.stores[prefix]
+
+
+def _check_stores(prefixes: Sequence[str], vocab_size: int) -> dict[str, StoreFacts]:
+    """Check every pair of token files, and that its first tokens are of this vocabulary; all complaints are raised together."""
+    facts, complaints = {}, []
+    for prefix in dict.fromkeys(prefixes):
+        try:
+            facts[prefix] = check_store(prefix)
+            _check_vocabulary(prefix, facts[prefix], vocab_size)
+        except ConfigError as error:
+            complaints.extend(error.complaints)
+    if complaints:
+        raise ConfigError(complaints)
+    return facts
+
+
+def _check_vocabulary(prefix: str, facts: StoreFacts, vocab_size: int) -> None:
+    head = numpy.fromfile(f"{prefix}.bin", dtype=facts.dtype, count=TOKENS_LOOKED_AT)
+    if head.min() < 0 or head.max() >= vocab_size:
+        outside = head.max() if head.min() >= 0 else head.min()
+        raise ConfigError(
+            f"{prefix}.bin: token {outside} is not among the {vocab_size:,} ids of the tokenizer: it was made with another one"
+        )
+
+
+def _read_through(path: Path) -> None:
+    """Read a file once, so that the page cache has it."""
+    with open(path, "rb") as file:
+        while file.read(1 << 24):
+            pass

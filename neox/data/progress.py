@@ -1,0 +1,64 @@
+"""Show how far a preprocessing job is: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from neox.data.preprocess import PreprocessResult, Progress
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+@contextmanager
+def shown(console: Console) -> Iterator[Callable[[Progress], None]]:
+    """The function to give to `preprocess` as its `report`, while the display stands."""
+    if not console.is_terminal:
+        yield _Lines(console)
+        return
+    columns = (BarColumn(), TextColumn("{task.percentage:>3.0f}%  {task.fields[numbers]}"), TimeRemainingColumn())
+    with Bar(*columns, console=console) as bar:
+        task = bar.add_task("", total=None, numbers="")
+        yield lambda progress: bar.update(
+            task, total=progress.total_bytes, completed=progress.read_bytes, numbers=numbers(progress)
+        )
+
+
+class _Lines:
+    """A plain line every few seconds."""
+
+    def __init__(self, console: Console):
+        self.console = console
+        self.last = time.monotonic()
+
+    def __call__(self, progress: Progress) -> None:
+        if time.monotonic() - self.last >= SECONDS_BETWEEN_LINES:
+            self.last = time.monotonic()
+            share = progress.read_bytes / progress.total_bytes
+            self.console.print(f"{share:.0%}  {numbers(progress)}", highlight=False)
+
+
+def numbers(progress: Progress) -> str:
+    """Documents, tokens and speed in words."""
+    seconds = max(progress.seconds, 1e-6)
+    return (
+        f"{progress.documents:,} documents, {progress.tokens:,} tokens, {progress.text_bytes / 1e6:,.1f} MB of text, "
+        f"{progress.text_bytes / 1e6 / seconds:.2f} MB/s, {progress.tokens / seconds:,.0f} tokens/s"
+    )
+
+
+def summary(result: PreprocessResult) -> list[str]:
+    """What a job did, a sentence a line."""
+    lines = [f"{prefix}.bin and .idx written ({result.dtype.name})" for prefix in result.prefixes]
+    lines.append(numbers(result.progress))
+    if result.empty_documents:
+        lines.append(f"{result.empty_documents:,} empty documents left out")
+    if result.bad_records:
+        lines.append(f"{result.bad_records:,} bad records left out, the first of them:")
+        lines.extend(f"  {complaint}" for complaint in result.complaints)
+    return lines

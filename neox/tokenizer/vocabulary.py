@@ -1,0 +1,155 @@
+"""Read a tokenizer's vocabulary file: how many ids there are. Knows nothing about encoding, and imports no tokenizer library,
+so that a plan on a login node can count parameters at once."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+from neox.config.errors import ConfigError
+from neox.config.sections import TokenizerConfig
+from neox.tokenizer.encodings import END_OF_DOCUMENT, TIKTOKEN_ENCODINGS
+
+# gpt-neox's character tokenizer: one id for each byte, padded to 512
+CHARACTER_VOCAB_SIZE = 512
+
+SAMPLE_FILES = "python tools/prepare_data.py shakespeare"
+
+
+def read_vocab_size(config: TokenizerConfig) -> int:
+    """The number of ids of a tokenizer, its special tokens included, before any padding.
+
+    Raises ConfigError that names the file where it is missing or is not what the tokenizer type reads.
+    """
+    return READERS[config.tokenizer_type](config)
+
+
+def required_file(config: TokenizerConfig, key: str) -> Path:
+    """The file that a key of the tokenizer section names; ConfigError where there is none."""
+    name = getattr(config, key)
+    if name is None:
+        raise ConfigError(f"{key}: tokenizer_type {config.tokenizer_type} needs it")
+    path = Path(name)
+    if not path.is_file():
+        raise ConfigError(f"{key}: there is no file {name} (`{SAMPLE_FILES}` brings the GPT-2 files into data/)")
+    return path
+
+
+def read_json(path: Path, key: str) -> Any:
+    """The value in a JSON file; ConfigError that names the file where it is not JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        raise ConfigError(f"{key}: {path} is not JSON ({error})") from error
+
+
+def read_gpt2_vocabulary(config: TokenizerConfig) -> dict[str, int]:
+    """Token -> id of a GPT-2 vocab.json, with the end-of-document token as the next id where the file has none."""
+    path = required_file(config, "vocab_file")
+    vocabulary = read_json(path, "vocab_file")
+    if not (isinstance(vocabulary, dict) and vocabulary and all(type(index) is int for index in vocabulary.values())):
+        raise ConfigError(f"vocab_file: {path} does not map tokens to ids, as the vocab.json of GPT-2 does")
+    if sorted(vocabulary.values()) != list(range(len(vocabulary))):
+        raise ConfigError(f"vocab_file: {path} does not number its tokens from 0 to {len(vocabulary) - 1}")
+    vocabulary.setdefault(END_OF_DOCUMENT, len(vocabulary))
+    return vocabulary
+
+
+def read_tiktoken_ranks(path: Path) -> dict[bytes, int]:
+    """Token -> rank of a .tiktoken file: a base64 token and its rank on each line."""
+    ranks = {}
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            token, rank = line.split()
+            ranks[base64.b64decode(token, validate=True)] = int(rank)
+        except ValueError as error:
+            raise ConfigError(f"vocab_file: {path}:{number} is not a base64 token and its rank") from error
+    if not ranks:
+        raise ConfigError(f"vocab_file: {path} has no tokens")
+    return ranks
+
+
+def tiktoken_encoding(config: TokenizerConfig) -> tuple[str, Path | None]:
+    """The name of the tiktoken encoding, and its file where vocab_file is one (named as the encoding: o200k_base.tiktoken)."""
+    if config.vocab_file is None:
+        raise ConfigError(f"vocab_file: TiktokenTokenizer needs an encoding: {', '.join(TIKTOKEN_ENCODINGS)}")
+    if config.vocab_file in TIKTOKEN_ENCODINGS:
+        return config.vocab_file, None
+    path = required_file(config, "vocab_file")
+    if path.stem not in TIKTOKEN_ENCODINGS:
+        raise ConfigError(
+            f"vocab_file: the name of {path} does not say which encoding it holds, so that its pattern is unknown: "
+            f"name it after one of {', '.join(TIKTOKEN_ENCODINGS)}"
+        )
+    return path.stem, path
+
+
+def sentencepiece_size(path: Path) -> int:
+    """The number of pieces in a sentencepiece model: how often field 1 occurs in the protocol buffer's top level."""
+    data = path.read_bytes()
+    position = pieces = 0
+    try:
+        while position < len(data):
+            tag, position = _varint(data, position)
+            field, wire_type = tag >> 3, tag & 7
+            if wire_type == 0:
+                _, position = _varint(data, position)
+            elif wire_type == 2:
+                length, position = _varint(data, position)
+                position += length
+            elif wire_type in (1, 5):
+                position += 8 if wire_type == 1 else 4
+            else:
+                raise ValueError(f"wire type {wire_type}")
+            pieces += field == 1
+    except (IndexError, ValueError) as error:
+        raise ConfigError(f"vocab_file: {path} is not a sentencepiece model ({error})") from error
+    if position != len(data) or pieces == 0:
+        raise ConfigError(f"vocab_file: {path} is not a whole sentencepiece model")
+    return pieces
+
+
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    """A protocol buffer's integer at a position, and the position after it."""
+    value = shift = 0
+    while True:
+        byte = data[position]
+        value |= (byte & 0x7F) << shift
+        position += 1
+        if byte < 0x80:
+            return value, position
+        shift += 7
+
+
+def _gpt2_size(config: TokenizerConfig) -> int:
+    return len(read_gpt2_vocabulary(config))
+
+
+def _hf_size(config: TokenizerConfig) -> int:
+    path = required_file(config, "vocab_file")
+    content = read_json(path, "vocab_file")
+    try:
+        vocabulary = content["model"]["vocab"]
+        # a Unigram model lists its pieces; every other kind maps tokens to ids
+        ids = range(len(vocabulary)) if isinstance(vocabulary, list) else vocabulary.values()
+        added = [token["id"] for token in content.get("added_tokens") or []]
+        return max([*ids, *added]) + 1
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ConfigError(f"vocab_file: {path} is not a tokenizer.json of the `tokenizers` library") from error
+
+
+def _tiktoken_size(config: TokenizerConfig) -> int:
+    return TIKTOKEN_ENCODINGS[tiktoken_encoding(config)[0]].vocab_size
+
+
+READERS = {
+    "GPT2BPETokenizer": _gpt2_size,
+    "HFTokenizer": _hf_size,
+    "CharLevelTokenizer": lambda _: CHARACTER_VOCAB_SIZE,
+    "SPMTokenizer": lambda config: sentencepiece_size(required_file(config, "vocab_file")),
+    "TiktokenTokenizer": _tiktoken_size,
+}

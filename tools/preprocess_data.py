@@ -1,0 +1,106 @@
+"""Turn raw text into the token files that training reads.
+
+    python tools/preprocess_data.py --input data/corpus.jsonl.zst --output-prefix data/corpus \\
+        --tokenizer-type GPT2BPETokenizer --vocab-file data/gpt2-vocab.json --merge-file data/gpt2-merges.txt --append-eod
+
+writes data/corpus_text_document.bin and .idx, which appear under these names only when they are complete.
+Exit codes: 0 done, 1 the run failed, 2 the input is wrong and nothing was written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import get_args
+
+from rich.console import Console
+
+# `python tools/preprocess_data.py` puts tools/ on the path, not the folder above it that holds neox/
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from neox.config.errors import ConfigError
+from neox.config.sections import TokenizerConfig
+from neox.data.corpus import READERS
+from neox.data.preprocess import PreprocessJob, preprocess
+from neox.data.progress import shown, summary
+
+TOKENIZER_TYPES = get_args(TokenizerConfig.model_fields["tokenizer_type"].annotation)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the tool; the exit code."""
+    job = parse(arguments)
+    console = Console(soft_wrap=True)
+    try:
+        with shown(console) as report:
+            result = preprocess(job, report)
+    except ConfigError as error:
+        print(*(f"error: {complaint}" for complaint in error.complaints), sep="\n", file=sys.stderr)
+        return 2
+    except BrokenProcessPool:
+        print("error: a worker process was killed (out of memory?): try fewer --workers", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: {error}: nothing was written under its name", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped: nothing was written under its name", file=sys.stderr)
+        return 1
+    print(*summary(result), sep="\n")
+    return 0
+
+
+def parse(arguments: list[str]) -> PreprocessJob:
+    """The job that the command line asks for; argparse exits with 2 where it does not make sense."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--input", nargs="+", required=True, metavar="PATH", help=f"files to read, in order: {', '.join(READERS)}")
+    add("--output-prefix", required=True, metavar="PREFIX", help="files are PREFIX_<key>_document.bin and .idx")
+    add(
+        "--jsonl-keys",
+        nargs="+",
+        default=["text"],
+        metavar="KEY",
+        help="keys of the text, each with its own files (text)",
+    )
+    add("--tokenizer-type", required=True, choices=TOKENIZER_TYPES, help="kind of tokenizer")
+    add("--vocab-file", metavar="FILE", help="vocab.json, tokenizer.json, a .model file or the name of an encoding")
+    add("--merge-file", metavar="FILE", help="merges of GPT2BPETokenizer")
+    add("--append-eod", action="store_true", help="end every document with the end-of-document token")
+    add("--ftfy", action="store_true", help="mend wrongly decoded text first")
+    add("--workers", type=_positive, default=_cores(), metavar="N", help="processes that encode (one for each core)")
+    add("--num-docs", type=_positive, metavar="N", help="stop after so many documents")
+    add("--on-error", choices=("stop", "skip"), default="stop", help="at a record that cannot be read (stop)")
+    given = parser.parse_args(arguments)
+    return PreprocessJob(
+        inputs=given.input,
+        output_prefix=given.output_prefix,
+        tokenizer=TokenizerConfig(
+            tokenizer_type=given.tokenizer_type, vocab_file=given.vocab_file, merge_file=given.merge_file
+        ),
+        jsonl_keys=tuple(given.jsonl_keys),
+        append_eod=given.append_eod,
+        ftfy=given.ftfy,
+        workers=given.workers,
+        num_docs=given.num_docs,
+        skip_bad_records=given.on_error == "skip",
+    )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
+def _cores() -> int:
+    """Cores that this process may use; a job on a cluster often has fewer than the machine."""
+    return len(os.sched_getaffinity(0))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
