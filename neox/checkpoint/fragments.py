@@ -15,7 +15,7 @@ from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
 from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 from torch import nn
 
-WEIGHT = "weight"
+from neox.checkpoint.tensors import WEIGHT
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from torch import nn
 
 from neox.checkpoint import layout
 from neox.checkpoint.fragments import (
-    WEIGHT,
     create_moments,
     fragments,
     moment_keys,
@@ -24,7 +23,17 @@ from neox.checkpoint.fragments import (
     set_optimizer_steps,
 )
 from neox.checkpoint.layout import CheckpointError, FileEntry
-from neox.checkpoint.tensors import INDEX, Piece, StateReader, Weight, encode_index, write_tensors
+from neox.checkpoint.tensors import (
+    INDEX,
+    WEIGHT,
+    Piece,
+    StateReader,
+    Weight,
+    check_names,
+    check_shape,
+    encode_index,
+    write_tensors,
+)
 from neox.parallel.agreement import together
 from neox.parallel.topology import Topology
 
@@ -90,30 +99,6 @@ def restore(state: TrainingState, folder: Path, weights_only: bool = False) -> P
     return together(lambda: _read_rank(state, folder, weights_only), CheckpointError)[state.topology.rank]
 
 
-def newest(folder: Path, topology: Topology) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint in `folder` that passes verification, and warnings about what was passed over.
-
-    The ranks share the reading. Raises CheckpointError where there are checkpoints but none is good.
-    """
-    found, warning = layout.candidates(folder)
-    warnings = [warning] if warning and topology.rank == 0 else []
-    for step in found:
-        candidate = folder / layout.step_name(step)
-        try:
-            together(lambda: layout.verify(candidate, topology.rank, topology.world_size) and None, CheckpointError)
-        except CheckpointError as error:
-            warnings.append(f"{candidate.name} is damaged and was passed over: {error}")
-            continue
-        return candidate, warnings
-    if found:
-        raise CheckpointError(
-            "\n".join(
-                [f"{folder} holds checkpoints, but none that can be loaded; move it away to start anew:", *warnings]
-            )
-        )
-    return None, warnings
-
-
 def _write_rank(state: TrainingState, folder: Path) -> tuple[FileEntry, dict[str, Weight]]:
     """Write this rank's share: what no other rank holds, and its random state."""
     topology = state.topology
@@ -134,7 +119,11 @@ def _write_rank(state: TrainingState, folder: Path) -> tuple[FileEntry, dict[str
         if topology.pipe_rank > 0 and fragment.name.startswith("layers.0."):
             continue  # the last stage's copy of the tied embedding
         piece = Piece(
-            file, topology.tensor_rank if tensor_size > 1 else 0, tensor_size, fragment.start, fragment.tensors[WEIGHT].numel()
+            file,
+            topology.tensor_rank if tensor_size > 1 else 0,
+            tensor_size,
+            fragment.start,
+            fragment.tensors[WEIGHT].numel(),
         )
         weights[fragment.name] = Weight(shape, fragment.parameter.partition_dim if tensor_size > 1 else None, (piece,))
         tensors.update({f"{key}/{fragment.name}": value for key, value in fragment.tensors.items()})
@@ -172,26 +161,6 @@ def _read_rank(state: TrainingState, folder: Path, weights_only: bool) -> Progre
     if layout.read_manifest(folder)["layout"] == _describe(topology):
         _set_random_state(reader, topology)
     return progress
-
-
-def check_names(names: set[str], reader: StateReader, whole_model: bool) -> None:
-    """Raise CheckpointError unless the checkpoint has the weights that the model has."""
-    missing = sorted(names - set(reader.weights))
-    surplus = sorted(set(reader.weights) - names) if whole_model else []
-    if missing or surplus:
-        what = [f"it lacks {missing[0]} and {len(missing) - 1} more"] if missing else []
-        what += [f"it has {surplus[0]} and {len(surplus) - 1} more, which the model lacks"] if surplus else []
-        raise CheckpointError(f"{reader.folder} is of another model: {'; '.join(what)}; check the model keys")
-
-
-def check_shape(name: str, shape: tuple[int, ...], reader: StateReader) -> None:
-    """Raise CheckpointError unless the checkpoint's weight has the model's full shape."""
-    stored = reader.weights[name].shape
-    if stored != shape:
-        raise CheckpointError(
-            f"{reader.folder} is of another model: {name} is {list(stored)} there and {list(shape)} here; "
-            "check the model keys and the tokenizer"
-        )
 
 
 def _update_weights(optimizer) -> None:

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from neox.checkpoint.layout import CheckpointError, FileEntry
 
 INDEX = "index.json"
+WEIGHT = "weight"  # the part of a parameter that is not a moment
 DTYPE_NAMES = {torch.float32: "F32", torch.uint8: "U8"}
 
 
@@ -70,7 +71,9 @@ def _bytes(tensor: torch.Tensor) -> memoryview:
 
 def encode_index(weights: dict[str, Weight], moments: list[str]) -> bytes:
     """The text of index.json."""
-    return json.dumps({"moments": moments, "weights": {name: asdict(weight) for name, weight in weights.items()}}).encode()
+    return json.dumps(
+        {"moments": moments, "weights": {name: asdict(weight) for name, weight in weights.items()}}
+    ).encode()
 
 
 class StateReader:
@@ -104,7 +107,9 @@ class StateReader:
         if stored_size == tensor_size:
             return self._stored_shard(name, key, tensor_rank, tuple(stored_shape))
         shards = [self._stored_shard(name, key, rank, tuple(stored_shape)) for rank in range(stored_size)]
-        return torch.cat(shards, weight.partition_dim).chunk(tensor_size, weight.partition_dim)[tensor_rank].contiguous()
+        return (
+            torch.cat(shards, weight.partition_dim).chunk(tensor_size, weight.partition_dim)[tensor_rank].contiguous()
+        )
 
     def flat_range(
         self, name: str, key: str, tensor_rank: int, tensor_size: int, start: int, length: int
@@ -153,3 +158,23 @@ class StateReader:
             except (OSError, SafetensorError) as error:
                 raise CheckpointError(f"{self.folder / file}: {error}") from error
         return self._files[file]
+
+
+def check_names(names: set[str], reader: StateReader, whole_model: bool) -> None:
+    """Raise CheckpointError unless the checkpoint has the weights that the model has."""
+    missing = sorted(names - set(reader.weights))
+    surplus = sorted(set(reader.weights) - names) if whole_model else []
+    if missing or surplus:
+        what = [f"it lacks {missing[0]} and {len(missing) - 1} more"] if missing else []
+        what += [f"it has {surplus[0]} and {len(surplus) - 1} more, which the model lacks"] if surplus else []
+        raise CheckpointError(f"{reader.folder} is of another model: {'; '.join(what)}; check the model keys")
+
+
+def check_shape(name: str, shape: tuple[int, ...], reader: StateReader) -> None:
+    """Raise CheckpointError unless the checkpoint's weight has the model's full shape."""
+    stored = reader.weights[name].shape
+    if stored != shape:
+        raise CheckpointError(
+            f"{reader.folder} is of another model: {name} is {list(stored)} there and {list(shape)} here; "
+            "check the model keys and the tokenizer"
+        )

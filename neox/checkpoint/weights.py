@@ -7,10 +7,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from neox.checkpoint.fragments import WEIGHT
 from neox.checkpoint.layout import CheckpointError
-from neox.checkpoint.state import check_names, check_shape, newest
-from neox.checkpoint.tensors import StateReader
+from neox.checkpoint.newest import newest
+from neox.checkpoint.tensors import WEIGHT, StateReader, check_names, check_shape
 from neox.parallel.topology import Topology
 
 

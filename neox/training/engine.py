@@ -24,6 +24,8 @@ from neox.model.gpt import GPT
 from neox.model.loss import cross_entropy
 from neox.parallel.mpu import MpuAdapter
 from neox.parallel.topology import Topology
+from neox.training.gradients import divisor, global_norm
+from neox.training.masters import MasterOptimizer
 from neox.training.optimizer import build_optimizer
 
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -51,8 +53,10 @@ class Engine:
         self._scaled = config.precision.precision == "fp16"
         self._clip = config.optimization.gradient_clipping
         settings = deepspeed_config(config)
+        self._pipelined = topology.pipe_size > 1
+        plain = settings["zero_optimization"]["stage"] == 0 and not self._pipelined
         # at ZeRO 0 in fp32 DeepSpeed clips without telling the norm, so the step does both itself
-        self._owns_norm = settings["zero_optimization"]["stage"] == 0 and config.precision.precision == "fp32"
+        self._owns_norm = plain and config.precision.precision == "fp32"
         if self._owns_norm:
             settings["gradient_clipping"] = 0.0
         model_arguments = dict(
@@ -62,7 +66,6 @@ class Engine:
             topology=topology,
             seed=config.run.seed,
         )
-        self._pipelined = topology.pipe_size > 1
         build = pipeline.pipeline_module if self._pipelined else GPT
         module = build(config.model, **model_arguments)
         self._vocab_size = vocab_size
@@ -73,9 +76,17 @@ class Engine:
             mpu=None if self._pipelined else MpuAdapter(topology),
             dist_init_required=False,
         )
+        self._owns_scale = plain and self._scaled
+        if plain and not self._owns_norm:
+            self._engine.optimizer = MasterOptimizer(self._engine.optimizer, topology)
+        if plain and topology.data_size == 1:
+            # nothing to average: DeepSpeed would copy all gradients to a buffer and back
+            self._engine.enable_backward_allreduce = False
         layers = pipeline.indexed_layers(module) if self._pipelined else module.indexed_layers()
         names = {
-            parameter: f"layers.{index}.{name}" for index, layer in layers for name, parameter in layer.named_parameters()
+            parameter: f"layers.{index}.{name}"
+            for index, layer in layers
+            for name, parameter in layer.named_parameters()
         }
         self.state = TrainingState(names, self._engine.optimizer, topology)
 
@@ -92,9 +103,12 @@ class Engine:
             for tokens, (labels, weights) in micro_batches:
                 micro_loss = self._loss(tokens, labels, weights)
                 loss += micro_loss.detach() / self._accumulation
-                self._engine.backward(micro_loss)
+                scale = self._engine.optimizer.loss_scale if self._owns_scale else 1
+                self._engine.backward(micro_loss * scale)
                 if self._owns_norm and self._engine.is_gradient_accumulation_boundary():
-                    grad_norm = self._clip_gradients()
+                    gradients = ((parameter, parameter.grad) for parameter in self._engine.module.parameters())
+                    grad_norm = global_norm(gradients, self._topology)
+                    self._engine.optimizer.grad_scale = divisor(grad_norm, self._clip)
                 self._engine.step()
             loss = self._mean_over_replicas(loss)
         if not self._owns_norm:
@@ -143,18 +157,3 @@ class Engine:
         if self._topology.data_size > 1:
             distributed.all_reduce(loss, group=self._topology.data_group)
         return loss / self._topology.data_size
-
-    def _clip_gradients(self) -> torch.Tensor:
-        """Scale the gradients down to the largest allowed global norm; return the norm before that."""
-        split, whole = [], []
-        for parameter in self._engine.module.parameters():
-            if parameter.grad is not None:
-                (split if getattr(parameter, "tensor_model_parallel", False) else whole).append(parameter.grad)
-        # shards add up over the tensor group; what every rank of it holds counts once
-        squares = torch.nn.utils.get_total_norm(split).square().to(self._topology.device)
-        if self._topology.tensor_size > 1:
-            distributed.all_reduce(squares, group=self._topology.tensor_group)
-        norm = (squares + torch.nn.utils.get_total_norm(whole).square()).sqrt()
-        if self._clip > 0:
-            torch.nn.utils.clip_grads_with_norm_(self._engine.module.parameters(), self._clip, norm)
-        return norm

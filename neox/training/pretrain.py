@@ -8,6 +8,7 @@ from pathlib import Path
 
 from neox.checkpoint import state as checkpoint
 from neox.checkpoint.layout import CheckpointError, write_durably
+from neox.checkpoint.newest import newest
 from neox.checkpoint.state import Progress
 from neox.config.flat import flat_values, to_yaml
 from neox.config.sections import CheckpointConfig, Config
@@ -71,18 +72,20 @@ def pretrain(config: Config) -> Outcome:
     def evaluate() -> float:
         return validation_loss(engine, datasets.valid, config.batch, config.evaluation.eval_iters, topology)
 
-    outcome = train(
-        config,
-        engine=engine,
-        batches=batches(datasets.train, progress.consumed_samples, config.batch, topology),
-        evaluate=evaluate if datasets.valid is not None and config.evaluation.eval_iters > 0 else None,
-        save=save if config.checkpoint.save else None,
-        progress=progress,
-        reporters=reporters,
-        throughput=throughput,
-        stop=stop,
-    )
-    reporters.close()
+    try:
+        outcome = train(
+            config,
+            engine=engine,
+            batches=batches(datasets.train, progress.consumed_samples, config.batch, topology),
+            evaluate=evaluate if datasets.valid is not None and config.evaluation.eval_iters > 0 else None,
+            save=save if config.checkpoint.save else None,
+            progress=progress,
+            reporters=reporters,
+            throughput=throughput,
+            stop=stop,
+        )
+    finally:
+        reporters.close()
     parallel.shutdown()
     return outcome
 
@@ -99,14 +102,14 @@ def resume(engine: Engine, config: CheckpointConfig, topology: Topology) -> Prog
     Raises CheckpointError where checkpoints exist but none is good, or where `load` names a folder without any.
     """
     if config.save:
-        folder, warnings = checkpoint.newest(Path(config.save), topology)
+        folder, warnings = newest(Path(config.save), topology)
         _say(topology, *warnings)
         if folder is not None:
             progress = checkpoint.restore(engine.state, folder)
             _say(topology, f"resumed from {folder} at iteration {progress.iteration:,}")
             return progress
-    if config.load and config.load != config.save:
-        folder, warnings = checkpoint.newest(Path(config.load), topology)
+    if config.load and Path(config.load) != Path(config.save or ""):
+        folder, warnings = newest(Path(config.load), topology)
         _say(topology, *warnings)
         if folder is None:
             raise CheckpointError(f"load: {config.load} holds no checkpoint; correct it, or remove the key to start anew")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.runs import curve, run, weights, write_config
+from support.runs import curve, finish, start, weights, write_config
 
 TP2 = {"model_parallel_size": 2}
 PP2 = {"pipe_parallel_size": 2}
@@ -46,33 +46,46 @@ TIED_ROWS = {
 }
 
 
-def train(folder: Path, data: Path, processes: int, keys: dict) -> Path:
-    config = write_config(folder, data, num_gpus=processes, extra_save_iters=[0], **keys)
-    run("train.py", config)
-    return folder
+ALL_ROWS = {
+    "untied": (1, {}),
+    "tied": (1, TIED),
+    **ROWS,
+    **{name: (processes, {**TIED, **keys}) for name, (processes, keys) in TIED_ROWS.items()},
+}
 
 
 @pytest.fixture(scope="module")
-def references(tmp_path_factory: pytest.TempPathFactory, char_data: Path) -> dict[str, Path]:
-    """The runs of one process, untied and tied."""
-    folder = tmp_path_factory.mktemp("reference")
-    return {
-        "untied": train(folder / "untied", char_data, 1, {}),
-        "tied": train(folder / "tied", char_data, 1, TIED),
-    }
+def folders(tmp_path_factory: pytest.TempPathFactory, char_data: Path):
+    """The folder of a row's run. The rows of one number of processes share the processes of one launch."""
+    root = tmp_path_factory.mktemp("rows")
+    launched = {}
+
+    def of(name: str) -> Path:
+        processes = ALL_ROWS[name][0]
+        if processes not in launched:
+            configs = [
+                write_config(root / row, char_data, num_gpus=processes, extra_save_iters=[0], **keys)
+                for row, (count, keys) in ALL_ROWS.items()
+                if count == processes
+            ]
+            rows = ":".join(map(str, configs))
+            process = start("tests/support/rows.py", configs[0], NEOX_ROWS=rows)
+            launched[processes] = finish(process, expect=None)
+        error = root / name / "config.error"
+        assert not error.exists(), error.read_text()
+        assert (root / name / "checkpoints" / "latest").exists(), f"did not run:\n{launched[processes]}"
+        return root / name
+
+    return of
 
 
 @pytest.mark.parametrize("name", [*ROWS, *TIED_ROWS])
-def test_layout_changes_nothing(name: str, references: dict[str, Path], char_data: Path, tmp_path: Path) -> None:
-    tied = name in TIED_ROWS
-    processes, keys = (TIED_ROWS if tied else ROWS)[name]
-    reference = references["tied" if tied else "untied"]
-    train(tmp_path, char_data, processes, {**(TIED if tied else {}), **keys})
-
-    initial, expected = weights(tmp_path, 0), weights(reference, 0)
+def test_layout_changes_nothing(name: str, folders) -> None:
+    row, reference = folders(name), folders("tied" if name in TIED_ROWS else "untied")
+    initial, expected = weights(row, 0), weights(reference, 0)
     assert initial.keys() == expected.keys()
     for weight in expected:
         assert torch.equal(initial[weight], expected[weight]), f"initial {weight} differs"
     for metric in ("train/lm_loss", "train/grad_norm", "validation/lm_loss"):
-        measured, wanted = curve(tmp_path, metric), curve(reference, metric)
+        measured, wanted = curve(row, metric), curve(reference, metric)
         torch.testing.assert_close(torch.tensor(measured), torch.tensor(wanted), rtol=1e-5, atol=1e-5)

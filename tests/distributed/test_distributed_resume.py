@@ -16,6 +16,7 @@ FAULTS = {"PYTHONPATH": f"{ROOT}/tests/faults"}
 SIX_STEPS = {"train_iters": 6, "checkpoint_factor": 2, "num_gpus": 2, "eval_interval": 100, "hidden_dropout": 0.1}
 MODES = {
     "fp32-zero0": {},
+    "bf16-zero0": {"precision": "bf16"},
     "bf16-zero1": {"precision": "bf16", "zero_optimization": {"stage": 1}},
     "tensor-zero2": {"model_parallel_size": 2, "zero_optimization": {"stage": 2}, "attention_dropout": 0.1},
     "zero3": {"zero_optimization": {"stage": 3}},

@@ -53,7 +53,7 @@ def batch(rows: int = 4, seq: int = SEQ) -> tuple[Tensor, Tensor, Tensor]:
 def gradients(
     topology: Topology, *, model: ModelConfig, sequence_parallel: bool = False, recompute: RecomputeConfig | None = None
 ) -> dict:
-    """Logits of the true vocabulary, loss, and this rank's gradients by name with the dimension they are split along."""
+    """Logits of the true vocabulary, loss, embedded tokens, and this rank's gradients by name with the dimension they are split along."""
     torch.manual_seed(11)
     gpt = GPT(
         model,
@@ -77,6 +77,7 @@ def gradients(
     return {
         "logits": logits.detach()[..., :VOCAB],
         "loss": loss.detach(),
+        "embedded": gpt.layers[0](tokens).detach(),
         "gradients": {
             name: (parameter.grad, parameter.partition_dim if parameter.tensor_model_parallel else None)
             for name, parameter in gpt.named_parameters()

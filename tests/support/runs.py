@@ -14,7 +14,7 @@ import yaml
 from neox.checkpoint.tensors import StateReader
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMEOUT_SECONDS = 240
+TIMEOUT_SECONDS = 150
 
 # 4 blocks, so that 4 pipeline stages have one each; clipping is active, so that a wrong norm shows in the next loss
 TINY = {
@@ -67,15 +67,15 @@ def start(script: str, *arguments: str | Path, **environment: str) -> subprocess
     )
 
 
-def finish(process: subprocess.Popen, expect: int = 0) -> str:
-    """Wait for a run to end with the expected exit code; return what it printed."""
+def finish(process: subprocess.Popen, expect: int | None = 0) -> str:
+    """Wait for a run to end with the expected exit code, None for any; return what it printed."""
     try:
         output, _ = process.communicate(timeout=TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         output, _ = process.communicate()
         raise AssertionError(f"no end after {TIMEOUT_SECONDS} s:\n{output}") from None
-    assert process.returncode == expect, f"exit code {process.returncode}, not {expect}:\n{output}"
+    assert expect in (None, process.returncode), f"exit code {process.returncode}, not {expect}:\n{output}"
     return output
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMEOUT_SECONDS = 180
+TIMEOUT_SECONDS = 300
 
 
 def run_workers(

@@ -1,0 +1,22 @@
+"""Generate text from a checkpoint: started by `python deepy.py generate.py CONFIG...`."""
+
+import sys
+
+from neox.checkpoint.layout import CheckpointError
+from neox.config.errors import ConfigError
+from neox.config.handover import config_from_argv
+from neox.inference.generate import generate
+
+
+def main() -> int:
+    """Exit code: 0 done, 1 failed."""
+    try:
+        generate(config_from_argv(sys.argv))
+    except (ConfigError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

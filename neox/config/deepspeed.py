@@ -1,0 +1,51 @@
+"""The dict that `deepspeed.initialize` takes: DeepSpeed's spellings live here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from neox.config.sections import Config, Fp16, ZeroOptimization
+
+NEVER = 1_000_000_000  # steps between DeepSpeed's own lines: the console is ours
+
+
+def deepspeed_config(config: Config) -> dict[str, Any]:
+    """DeepSpeed's settings for a resolved configuration, `deepspeed_extra_args` merged in."""
+    return _merged(base_config(config), config.run.deepspeed_extra_args)
+
+
+def base_config(config: Any) -> dict[str, Any]:
+    """The settings that follow from our own keys."""
+    batch, zero, section = config.batch, config.optimization.zero_optimization, config.precision
+    settings: dict[str, Any] = {
+        "train_batch_size": batch.train_batch_size,
+        "train_micro_batch_size_per_gpu": batch.train_micro_batch_size_per_gpu,
+        "gradient_accumulation_steps": batch.gradient_accumulation_steps,
+        "gradient_clipping": config.optimization.gradient_clipping,
+        "zero_optimization": {
+            name: getattr(zero, name) for name in ZeroOptimization.model_fields if getattr(zero, name) is not None
+        },
+        "zero_allow_untested_optimizer": True,  # SGD, which DeepSpeed does not list
+        "steps_per_print": NEVER,
+        "wall_clock_breakdown": False,  # timers are ours too
+    }
+    if section.precision == "fp16":
+        fp16 = section.fp16 or Fp16()
+        settings["fp16"] = {name: getattr(fp16, name) for name in Fp16.model_fields} | {"enabled": True}
+    if section.precision == "bf16":
+        settings["bf16"] = {"enabled": True}
+    if section.fp32_allreduce:
+        settings["communication_data_type"] = "fp32"
+    if config.parallel.pipe_size > 1 and config.parallel.sequence_parallel:
+        # Stages would send a slice of each activation, taking the tensor-parallel ranks' copies for equal: these are not.
+        settings["pipeline"] = {"pipe_partitioned": False, "grad_partitioned": False}
+    return settings
+
+
+def _merged(settings: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(settings)
+    for name, value in extra.items():
+        old = merged.get(name)
+        merged[name] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged

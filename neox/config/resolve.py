@@ -1,0 +1,237 @@
+"""Fill in what the user left open: processes, batch sizes, lengths, the precision, the sample data set.
+
+Each derivation is a pure function of the configuration. Nothing is derived anywhere else.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neox.config.draft import Draft, Refusal
+
+SAMPLE_DATA = "data/shakespeare_text_document"
+SAMPLE_TOKENIZER = "GPT2BPETokenizer"
+SAMPLE_VOCAB, SAMPLE_MERGES = "data/gpt2-vocab.json", "data/gpt2-merges.txt"
+DATA_KEYS = ("data_path", "train_data_paths", "valid_data_paths", "test_data_paths")
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What resolving and checking ask of the world around the run."""
+
+    script: str = "train.py"
+    dry_run: bool = False
+    devices: int = 0  # CUDA devices of this machine
+
+    @property
+    def generates(self) -> bool:
+        """Whether the script only generates text, on one process."""
+        return Path(self.script).name == "generate.py"
+
+    @property
+    def trains(self) -> bool:
+        """Whether the script trains, so that batches, data and steps matter."""
+        return Path(self.script).name == "train.py"
+
+
+def cuda_devices(environ: Mapping[str, str] = os.environ) -> int:
+    """CUDA devices that a process would see, counted without torch."""
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    present = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    if visible is None:
+        return present
+    names = [name.strip() for name in visible.split(",")]
+    chosen = names[: names.index("-1")] if "-1" in names else names
+    return min(present, len([name for name in chosen if name and name != "NoDevFiles"]))
+
+
+def resolve(draft: Draft, around: Surroundings) -> None:
+    """Fill the open keys of the draft; what cannot be filled becomes a complaint."""
+    _one_process(draft, around)
+    draft.derive("global_num_gpus num_gpus num_nodes", lambda config: processes(config, around.devices))
+    draft.derive("seq_length", sequence_length)
+    draft.derive("precision", precision)
+    batch_keys = "train_batch_size train_micro_batch_size_per_gpu gradient_accumulation_steps"
+    draft.derive(batch_keys, batch_triangle if around.trains else single_batch)
+    draft.derive("lr_decay_iters lr_decay_fraction", decay_steps)
+    _pipeline_zero(draft)
+    _sample_data(draft, around)
+    _backend(draft, around)
+
+
+def _one_process(draft: Draft, around: Surroundings) -> None:
+    """generate.py runs on one process, whatever layout its checkpoint was trained with."""
+    if not around.generates:
+        return
+    layout = {"model_parallel_size": 1, "pipe_parallel_size": 0, "sequence_parallel": False, "global_num_gpus": 1}
+    launch = {"num_gpus": 1, "num_nodes": 1}
+    view = draft.config.parallel
+    aside = [key for key in layout if getattr(view, key) not in (layout[key], None) and key in draft.given]
+    aside += [key for key in launch if getattr(draft.config.launch, key) not in (1, -1, None) and key in draft.given]
+    if aside:
+        draft.notes.append(f"generate.py runs on one process: {', '.join(aside)} set aside")
+    draft.config = draft.config.model_copy(
+        update={
+            "parallel": draft.config.parallel.model_copy(update=layout),
+            "launch": draft.config.launch.model_copy(update=launch),
+        }
+    )
+
+
+def processes(config: Any, devices: int) -> dict[str, Any]:
+    """The number of processes: num_gpus on this machine, or global_num_gpus."""
+    nodes, per_node, in_all = config.launch.num_nodes, config.launch.num_gpus, config.parallel.global_num_gpus
+    if nodes not in (-1, 1):
+        raise Refusal("num_nodes", f"{nodes} machines, but launcher: local starts processes on this machine only")
+    if per_node is not None and in_all is not None and per_node != in_all:
+        sentence = f"global_num_gpus {in_all} is not num_gpus {per_node} on one machine: give one of them"
+        raise Refusal("global_num_gpus num_gpus", sentence)
+    world_size = in_all or per_node or max(1, devices)
+    return {"global_num_gpus": world_size, "num_gpus": world_size, "num_nodes": 1}
+
+
+def sequence_length(config: Any) -> dict[str, Any]:
+    """Samples are as long as the positions reach, where seq_length is not given."""
+    return {"seq_length": config.model.seq_length or config.model.max_position_embeddings}
+
+
+def precision(config: Any) -> dict[str, Any]:
+    """One word from precision, fp16.enabled and bf16.enabled, which must agree."""
+    section = config.precision
+    fp16 = None if section.fp16 is None else section.fp16.enabled
+    bf16 = None if section.bf16 is None else section.bf16.enabled
+    if fp16 and bf16:
+        raise Refusal("bf16 fp16", "fp16 and bf16 are both enabled: choose one")
+    from_dicts = "fp16" if fp16 else "bf16" if bf16 else None
+    word = section.precision
+    if word is not None and from_dicts is not None and word != from_dicts:
+        raise Refusal("precision", f"precision is {word}, but {from_dicts}.enabled is true: give one of them")
+    if (word == "fp16" and fp16 is False) or (word == "bf16" and bf16 is False):
+        raise Refusal("precision", f"precision is {word}, but {word}.enabled is false: give one of them")
+    return {"precision": word or from_dicts or "fp32"}
+
+
+def batch_triangle(config: Any) -> dict[str, Any]:
+    """train_batch_size = train_micro_batch_size_per_gpu * gradient_accumulation_steps * replicas: two give the third."""
+    replicas = data_replicas(config)
+    batch = config.batch
+    total, micro, steps = (
+        batch.train_batch_size,
+        batch.train_micro_batch_size_per_gpu,
+        batch.gradient_accumulation_steps,
+    )
+    if total is None:
+        if micro is None:
+            keys = "train_micro_batch_size_per_gpu train_batch_size gradient_accumulation_steps"
+            raise Refusal(keys, "is missing: give train_micro_batch_size_per_gpu or train_batch_size")
+        steps = steps or 1
+        total = micro * steps * replicas
+    elif micro is None:
+        micro = _quotient(total, {"gradient_accumulation_steps": steps or 1, "replicas": replicas})
+        steps = steps or 1
+    elif steps is None:
+        steps = _quotient(total, {"train_micro_batch_size_per_gpu": micro, "replicas": replicas})
+    if total != micro * steps * replicas:
+        raise Refusal(
+            "train_batch_size",
+            f"{total} is not train_micro_batch_size_per_gpu {micro} * gradient_accumulation_steps {steps} * "
+            f"{replicas} replicas = {micro * steps * replicas}: leave one of the three out, and it is worked out",
+        )
+    return {
+        "train_batch_size": total,
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": steps,
+    }
+
+
+def _quotient(total: int, factors: Mapping[str, int]) -> int:
+    product = 1
+    for factor in factors.values():
+        product *= factor
+    if total % product:
+        words = " * ".join(
+            f"{value} {name}" if name == "replicas" else f"{name} {value}" for name, value in factors.items()
+        )
+        near = max(product, total // product * product)
+        raise Refusal("train_batch_size", f"{total} is not a multiple of {words} = {product}; {near} would be")
+    return total // product
+
+
+def data_replicas(config: Any) -> int:
+    """Data-parallel replicas: processes / (model_parallel_size * pipe_parallel_size), which must be whole."""
+    parallel = config.parallel
+    world_size, tensor, pipe = parallel.world_size, parallel.tensor_size, parallel.pipe_size
+    if world_size % (tensor * pipe):
+        raise Refusal(
+            "model_parallel_size pipe_parallel_size num_gpus global_num_gpus",
+            f"{world_size} processes cannot be divided into model_parallel_size {tensor} * pipe_parallel_size {pipe} = "
+            f"{tensor * pipe}: give num_gpus a multiple of {tensor * pipe}",
+        )
+    return world_size // (tensor * pipe)
+
+
+def single_batch(config: Any) -> dict[str, Any]:
+    """Outside training a batch is what one process takes at a time."""
+    replicas = data_replicas(config)
+    micro = config.batch.train_micro_batch_size_per_gpu or 1
+    return {
+        "train_batch_size": micro * replicas,
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": 1,
+    }
+
+
+def decay_steps(config: Any) -> dict[str, Any]:
+    """The step at which the learning rate reaches min_lr."""
+    optimization, steps = config.optimization, config.batch.train_iters
+    if optimization.lr_decay_iters is not None and optimization.lr_decay_fraction is not None:
+        raise Refusal("lr_decay_fraction", "lr_decay_iters is given too: give one of them")
+    if optimization.lr_decay_iters is not None:
+        return {}
+    if steps is None:
+        if optimization.lr_decay_fraction is not None:
+            raise Refusal("lr_decay_fraction", "is a share of train_iters, which is not given")
+        return {}
+    share = optimization.lr_decay_fraction or 1.0
+    return {"lr_decay_iters": max(1, round(steps * share)), "lr_decay_fraction": None}
+
+
+def _pipeline_zero(draft: Draft) -> None:
+    """A pipeline runs at ZeRO 1 at least: at 0 DeepSpeed tells no gradient norm there and clips tied embeddings wrongly."""
+    zero = draft.config.optimization.zero_optimization
+    known = not draft.broken & {"pipe_parallel_size", "zero_optimization", "zero_optimization.stage"}
+    if known and zero.stage == 0 and draft.config.parallel.pipe_size > 1:
+        draft.notes.append("zero_optimization.stage is raised from 0 to 1: a pipeline needs it")
+        raised = zero.model_copy(update={"stage": 1})
+        draft.derive("zero_optimization", lambda _: {"zero_optimization": raised})
+
+
+def _sample_data(draft: Draft, around: Surroundings) -> None:
+    """Where no data is named, take the sample data set and the tokenizer that it was written with."""
+    if draft.given.intersection(DATA_KEYS) or draft.broken.intersection(DATA_KEYS):
+        return
+    updates: dict[str, Any] = {"data_path": SAMPLE_DATA} if around.trains else {}
+    tokenizer = draft.config.tokenizer
+    if not {"vocab_file", "merge_file"} & (draft.given | draft.broken) and "tokenizer_type" not in draft.broken:
+        instead = f" instead of {tokenizer.tokenizer_type}" if tokenizer.tokenizer_type != SAMPLE_TOKENIZER else ""
+        updates |= {"tokenizer_type": SAMPLE_TOKENIZER, "vocab_file": SAMPLE_VOCAB, "merge_file": SAMPLE_MERGES}
+        words = f"{SAMPLE_TOKENIZER} of {SAMPLE_VOCAB}{instead}"
+        draft.notes.append(
+            f"no data keys are given: training on the sample data set {SAMPLE_DATA} with {words}"
+            if around.trains
+            else f"no data and tokenizer keys are given: using {words}"
+        )
+    elif around.trains:
+        draft.notes.append(f"no data keys are given: training on the sample data set {SAMPLE_DATA}")
+    draft.derive(" ".join(updates), lambda _: updates)
+
+
+def _backend(draft: Draft, around: Surroundings) -> None:
+    """nccl needs CUDA: without it the run goes on with gloo, and says so."""
+    if draft.config.run.distributed_backend == "nccl" and not around.devices:
+        draft.notes.append("distributed_backend: nccl needs CUDA, and this machine shows none: gloo is used")
+        draft.derive("distributed_backend", lambda _: {"distributed_backend": "gloo"})

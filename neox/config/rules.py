@@ -1,0 +1,325 @@
+"""The rules between keys: each is a function of the resolved configuration that yields (keys, sentence).
+
+`keys` are separated by spaces; the complaint points at the first one that the user wrote. A rule stops, alone, where it reads a
+key that is broken. Knows nothing about files and machines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from neox.config.deepspeed import base_config
+from neox.config.draft import SECTION_OF
+from neox.config.errors import ConfigError
+from neox.config.resolve import SAMPLE_MERGES, SAMPLE_TOKENIZER, SAMPLE_VOCAB
+from neox.config.shapes import FORMS, attention_kinds, ffn_width, is_gated
+from neox.config.sizes import padded_vocab_size
+
+Complaints = Iterator[tuple[str, str]]
+
+
+def heads_divide_hidden(config: Any) -> Complaints:
+    hidden, heads = config.model.hidden_size, config.model.num_attention_heads
+    if hidden % heads:
+        yield "num_attention_heads hidden_size", f"{heads} heads do not divide hidden_size {hidden}"
+
+
+def heads_divide_by_tensor_parallel(config: Any) -> Complaints:
+    heads, tensor = config.model.num_attention_heads, config.parallel.tensor_size
+    if heads % tensor:
+        yield "model_parallel_size num_attention_heads", f"{tensor} processes cannot share {heads} heads evenly"
+
+
+def mlp_divides_by_tensor_parallel(config: Any) -> Complaints:
+    width, tensor = ffn_width(config.model), config.parallel.tensor_size
+    if width % tensor:
+        yield (
+            "model_parallel_size intermediate_size ffn_hidden_size",
+            f"{tensor} processes cannot share the MLP's inner width {width} evenly",
+        )
+
+
+def stages_have_blocks(config: Any) -> Complaints:
+    layers, stages = config.model.num_layers, config.parallel.pipe_size
+    if stages > layers:
+        yield "pipe_parallel_size num_layers", f"{stages} stages need a block each, but num_layers is {layers}"
+
+
+def zero_needs_plain_pipeline(config: Any) -> Complaints:
+    stage, stages = config.optimization.zero_stage, config.parallel.pipe_size
+    if stage >= 2 and stages > 1:
+        yield (
+            "zero_optimization.stage pipe_parallel_size",
+            f"stage {stage} does not work with pipe_parallel_size {stages}: use stage 1, or one pipeline stage",
+        )
+
+
+def sequence_parallel_needs_tensor_parallel(config: Any) -> Complaints:
+    if not config.parallel.sequence_parallel:
+        return
+    tensor, length = config.parallel.tensor_size, config.model.seq_length
+    if tensor == 1:
+        yield (
+            "sequence_parallel model_parallel_size",
+            "splits the sequence over the tensor-parallel group: give model_parallel_size > 1, or false",
+        )
+    elif length % tensor:
+        yield (
+            "seq_length sequence_parallel",
+            f"with sequence_parallel, seq_length {length} must be a multiple of model_parallel_size {tensor}",
+        )
+
+
+def attention_pattern_fits(config: Any) -> Complaints:
+    try:
+        attention_kinds(config.model)
+    except ConfigError as error:
+        sentence = str(error)
+        yield "attention_config num_layers", sentence if FORMS in sentence else f"{sentence}: {FORMS}"
+
+
+def rotary_dimensions_are_even(config: Any) -> Complaints:
+    model = config.model
+    if model.pos_emb != "rotary" or model.hidden_size % model.num_attention_heads:
+        return
+    width = model.hidden_size // model.num_attention_heads
+    rotating = int(width * model.rotary_pct)
+    if rotating < 2 or rotating % 2:
+        yield (
+            "rotary_pct num_attention_heads hidden_size",
+            f"{model.rotary_pct:g} of the {width} dimensions of a head is {rotating}; rotation takes them in pairs, so this "
+            "must be an even number above 0",
+        )
+
+
+def sequence_fits_positions(config: Any) -> Complaints:
+    length, longest = config.model.seq_length, config.model.max_position_embeddings
+    if length > longest:
+        yield (
+            "seq_length max_position_embeddings",
+            f"{length} tokens are more than max_position_embeddings {longest}",
+        )
+
+
+def one_mlp_width(config: Any) -> Complaints:
+    model = config.model
+    if model.intermediate_size is not None and model.ffn_hidden_size is not None:
+        yield (
+            "ffn_hidden_size intermediate_size",
+            f"{model.ffn_hidden_size} is the MLP's true width, and intermediate_size {model.intermediate_size} is "
+            "gpt-neox's way to say it: give one of them",
+        )
+
+
+def recomputed_blocks_fit(config: Any) -> Complaints:
+    together, layers = config.recompute.checkpoint_num_layers, config.model.num_layers
+    if config.recompute.checkpoint_activations and together > layers:
+        yield (
+            "checkpoint_num_layers num_layers",
+            f"{together} blocks cannot be recomputed together where num_layers is {layers}",
+        )
+
+
+def rates_are_in_order(config: Any) -> Complaints:
+    lowest, peak = config.optimization.min_lr, config.optimization.lr
+    if lowest > peak:
+        yield "min_lr optimizer.params.lr", f"{lowest:g} is above the peak rate optimizer.params.lr {peak:g}"
+
+
+def momentum_is_for_sgd(config: Any) -> Complaints:
+    optimizer = config.optimization.optimizer
+    if optimizer.params.momentum and optimizer.type != "SGD":
+        yield "optimizer.params.momentum", f"is a setting of SGD, and optimizer.type is {optimizer.type}"
+
+
+def training_has_an_end(config: Any) -> Complaints:
+    if config.batch.train_iters is None:
+        yield "train_iters", "is missing: train.py needs the number of optimizer steps"
+
+
+def finetuning_needs_weights(config: Any) -> Complaints:
+    if config.checkpoint.finetune and config.checkpoint.load is None:
+        yield "finetune", "starts from the weights of load, which is not given"
+
+
+def data_is_given_one_way(config: Any) -> Complaints:
+    data = config.data
+    lists = [
+        key for key in ("train_data_paths", "valid_data_paths", "test_data_paths") if getattr(data, key) is not None
+    ]
+    if data.data_path is not None and lists:
+        yield (
+            f"data_path {lists[0]}",
+            f"{lists[0]} is given too: divide one data_path by split, or give the three lists",
+        )
+    if lists and "train_data_paths" not in lists:
+        yield f"{lists[0]}", "train_data_paths is missing: give train_data_paths and valid_data_paths"
+    if "train_data_paths" in lists and not data.train_data_paths:
+        yield "train_data_paths", "is an empty list"
+
+
+def evaluation_has_data(config: Any) -> Complaints:
+    data, evaluation = config.data, config.evaluation
+    if data.train_data_paths is not None and not data.valid_data_paths and evaluation.eval_iters:
+        yield (
+            "valid_data_paths train_data_paths",
+            "is missing: give it beside train_data_paths, or eval_iters: 0 to train without evaluation",
+        )
+
+
+def weights_fit_paths(config: Any) -> Complaints:
+    data = config.data
+    for split in ("train", "valid", "test"):
+        paths, weights = getattr(data, f"{split}_data_paths"), getattr(data, f"{split}_data_weights")
+        key = f"{split}_data_weights"
+        if weights is None:
+            continue
+        if paths is None:
+            yield key, f"has no {split}_data_paths to weigh"
+        elif len(weights) != len(paths):
+            yield key, f"{len(weights)} weights for {len(paths)} {split}_data_paths"
+        elif not sum(weights):
+            yield key, "all weights are 0"
+
+
+def split_is_three_shares(config: Any) -> Complaints:
+    text = config.data.split
+    try:
+        shares = [float(part) for part in text.split(",")]
+    except ValueError:
+        shares = []
+    if len(shares) != 3 or not all(0 <= share < float("inf") for share in shares) or not sum(shares):
+        yield "split", f'{text!r} is not three shares, for training, validation and test, as in "969, 30, 1"'
+    elif not shares[0]:
+        yield "split", f"{text!r} leaves nothing for training"
+
+
+def saved_steps_are_within_the_run(config: Any) -> Complaints:
+    steps = config.batch.train_iters
+    beyond = [step for step in config.checkpoint.extra_save_iters if steps is not None and step > steps]
+    if beyond:
+        yield "extra_save_iters", f"step {beyond[0]} is beyond train_iters {steps}"
+
+
+def tokenizer_has_its_files(config: Any) -> Complaints:
+    tokenizer = config.tokenizer
+    kind = tokenizer.tokenizer_type
+    if kind == "CharLevelTokenizer":
+        return
+    if tokenizer.vocab_file is None:
+        hint = f", as in vocab_file: {SAMPLE_VOCAB}" if kind == SAMPLE_TOKENIZER else ""
+        yield "vocab_file tokenizer_type", f"is missing: {kind} needs it{hint}"
+    if tokenizer.merge_file is None and kind == SAMPLE_TOKENIZER:
+        yield "merge_file tokenizer_type", f"is missing: {kind} needs it, as in merge_file: {SAMPLE_MERGES}"
+
+
+def generation_has_weights(config: Any) -> Complaints:
+    if config.checkpoint.load is None and config.checkpoint.save is None:
+        yield "load", "is missing: generate.py needs the folder of a checkpoint, in load or save"
+
+
+def generation_has_prompts(config: Any) -> Complaints:
+    generation = config.generation
+    if generation.text_gen_type == "input-file" and generation.sample_input_file is None:
+        yield "sample_input_file", "is missing: text_gen_type is input-file"
+
+
+def extra_settings_are_extra(config: Any) -> Complaints:
+    ours = base_config(config)
+    for path in _leaves(config.run.deepspeed_extra_args):
+        top = path.split(".")[0]
+        if top in ("optimizer", "scheduler"):
+            yield (
+                "deepspeed_extra_args",
+                f"{path}: the {top} is built here, not by DeepSpeed: use the keys of that name",
+            )
+        elif top in SECTION_OF and _is_set(path, ours):
+            yield "deepspeed_extra_args", f"{path} is set by the key {path} already: use that"
+        elif _is_set(path, ours):
+            yield "deepspeed_extra_args", f"{path} is set by the engine, and cannot be changed"
+        elif top in SECTION_OF and not isinstance(ours.get(top), Mapping):
+            yield "deepspeed_extra_args", f"{path} is a key of its own: give {path} outside deepspeed_extra_args"
+
+
+def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _is_set(path: str, settings: Mapping[str, Any]) -> bool:
+    value: Any = settings
+    for name in path.split("."):
+        if not isinstance(value, Mapping):
+            return True
+        if name not in value:
+            return False
+        value = value[name]
+    return True
+
+
+def nothing_is_saved(config: Any) -> Complaints:
+    checkpoint = config.checkpoint
+    keys = {
+        "checkpoint_factor": checkpoint.checkpoint_factor is not None,
+        "extra_save_iters": bool(checkpoint.extra_save_iters),
+        "keep_last_n_checkpoints": checkpoint.keep_last_n_checkpoints is not None,
+    }
+    wanted = [key for key, given in keys.items() if given]
+    if wanted and checkpoint.save is None:
+        yield wanted[0], "has no effect: save is not given, so this run writes no checkpoints"
+
+
+def multiple_is_for_gated_mlps(config: Any) -> Complaints:
+    model = config.model
+    if model.mlp_multiple_of != 1 and not is_gated(model):
+        yield (
+            "mlp_multiple_of",
+            f"has no effect: it rounds the width of a gated MLP, and activation is {model.activation}",
+        )
+
+
+def vocabulary_fits(config: Any, vocab_size: int) -> Complaints:
+    """The vocabulary, once its size is known, is shared evenly by the tensor-parallel group."""
+    padded, tensor = padded_vocab_size(config.model, vocab_size), config.parallel.tensor_size
+    if padded % tensor:
+        yield (
+            "make_vocab_size_divisible_by model_parallel_size",
+            f"{tensor} processes cannot share a vocabulary of {padded:,} ({vocab_size:,} padded to a multiple of "
+            f"{config.model.make_vocab_size_divisible_by}) evenly: give a multiple of {tensor}",
+        )
+
+
+Rule = Callable[[Any], Complaints]
+
+RULES: list[Rule] = [
+    heads_divide_hidden,
+    heads_divide_by_tensor_parallel,
+    mlp_divides_by_tensor_parallel,
+    stages_have_blocks,
+    zero_needs_plain_pipeline,
+    sequence_parallel_needs_tensor_parallel,
+    attention_pattern_fits,
+    rotary_dimensions_are_even,
+    sequence_fits_positions,
+    one_mlp_width,
+    recomputed_blocks_fit,
+    rates_are_in_order,
+    momentum_is_for_sgd,
+    finetuning_needs_weights,
+    weights_fit_paths,
+    split_is_three_shares,
+    tokenizer_has_its_files,
+    extra_settings_are_extra,
+]
+TRAINING_RULES: list[Rule] = [
+    training_has_an_end,
+    saved_steps_are_within_the_run,
+    data_is_given_one_way,
+    evaluation_has_data,
+]
+TRAINING_WARNINGS: list[Rule] = [nothing_is_saved, multiple_is_for_gated_mlps]
+GENERATION_RULES: list[Rule] = [generation_has_weights, generation_has_prompts]

@@ -1,0 +1,362 @@
+"""The configuration: every key with its type, default and sentence, grouped in frozen sections.
+
+A key lives in exactly one section and its flat name is the field's name, so `hidden_size: 768` in a YAML file becomes
+`config.model.hidden_size`. Knows nothing about files, ranks or torch.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+Initializer = Literal["normal", "scaled_normal", "small_init", "wang_init"]
+
+
+class Section(BaseModel):
+    """A frozen group of keys; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, defer_build=True)
+
+
+class ModelConfig(Section):
+    """The shape of the network."""
+
+    num_layers: PositiveInt = Field(description="number of transformer blocks")
+    hidden_size: PositiveInt = Field(description="width of the residual stream")
+    num_attention_heads: PositiveInt = Field(description="attention heads in each block")
+    max_position_embeddings: PositiveInt = Field(description="longest sequence, in tokens, that the positions cover")
+    seq_length: PositiveInt | None = Field(
+        None, description="tokens in a training sample; max_position_embeddings where it is not given"
+    )
+    intermediate_size: PositiveInt | None = Field(
+        None,
+        description="width of the MLP as gpt-neox counts it: a gated MLP is a third as wide; 4 * hidden_size by default",
+    )
+    ffn_hidden_size: PositiveInt | None = Field(
+        None, description="true inner width of the MLP, gated or not; give this or intermediate_size"
+    )
+    mlp_multiple_of: PositiveInt = Field(
+        1, description="the inner width of a gated MLP is rounded up to a multiple of this"
+    )
+    norm: Literal["layernorm", "rmsnorm"] = Field("layernorm", description="normalisation of every block and the end")
+    layernorm_epsilon: PositiveFloat = Field(1e-5, description="epsilon of layernorm")
+    rms_norm_epsilon: PositiveFloat = Field(1e-8, description="epsilon of rmsnorm")
+    pos_emb: Literal["learned", "rotary", "none"] = Field("learned", description="how positions enter the network")
+    rotary_pct: Fraction = Field(1.0, description="share of each head's dimensions that rotate")
+    rotary_emb_base: PositiveInt = Field(10_000, description="base of the rotary frequencies")
+    activation: Literal["gelu", "swiglu"] = Field("gelu", description="function of the MLP")
+    gpt_j_residual: bool = Field(
+        False, description="attention and MLP read the same residual stream and are added together (parallel residual)"
+    )
+    attention_config: list[Any] | None = Field(
+        None,
+        description='attention of each layer, global or local, as in [[["global", "local"], 6]]; "all" repeats to the end',
+    )
+    window_size: PositiveInt = Field(
+        256, description="tokens that local attention sees: itself and the window_size - 1 before it"
+    )
+    use_bias_in_attn_linear: bool = Field(True, description="biases in the projections of attention")
+    use_bias_in_mlp: bool = Field(True, description="biases in the projections of the MLP")
+    no_weight_tying: bool = Field(False, description="an output layer of its own instead of the embedding's transpose")
+    make_vocab_size_divisible_by: PositiveInt = Field(
+        128, description="the vocabulary is padded to a multiple of this, whatever the layout"
+    )
+    init_method: Initializer = Field("normal", description="initialiser of the weights")
+    output_layer_init_method: Initializer = Field(
+        "scaled_normal", description="initialiser of the projections that write to the residual stream"
+    )
+    init_method_std: PositiveFloat = Field(
+        0.02, description="standard deviation of the normal and scaled_normal initialisers"
+    )
+    attention_dropout: Probability = Field(0.0, description="dropout of the attention probabilities")
+    hidden_dropout: Probability = Field(0.0, description="dropout of the embeddings and of what each block adds")
+
+
+class ParallelConfig(Section):
+    """How many processes, and what each one holds."""
+
+    pipe_parallel_size: NonNegativeInt = Field(0, description="pipeline stages; 0 and 1 both mean no pipeline")
+    model_parallel_size: PositiveInt = Field(1, description="processes that share each layer (tensor parallelism)")
+    sequence_parallel: bool = Field(
+        False, description="split norms and dropout along the sequence over the tensor-parallel group"
+    )
+    global_num_gpus: PositiveInt | None = Field(
+        None, description="processes in all; num_nodes times num_gpus where it is not given"
+    )
+
+    @property
+    def tensor_size(self) -> int:
+        """Processes in a tensor-parallel group."""
+        return self.model_parallel_size
+
+    @property
+    def pipe_size(self) -> int:
+        """Pipeline stages, at least 1."""
+        return max(1, self.pipe_parallel_size)
+
+    @property
+    def world_size(self) -> int:
+        """Processes in all; known once the config is resolved."""
+        assert self.global_num_gpus is not None, "resolve() fills global_num_gpus"
+        return self.global_num_gpus
+
+    @property
+    def data_size(self) -> int:
+        """Data-parallel replicas."""
+        return self.world_size // (self.tensor_size * self.pipe_size)
+
+
+class BatchConfig(Section):
+    """Samples in a step, and steps in a run."""
+
+    train_batch_size: PositiveInt | None = Field(None, description="samples in one optimizer step, over all processes")
+    train_micro_batch_size_per_gpu: PositiveInt | None = Field(
+        None, description="samples in one forward pass of one replica"
+    )
+    gradient_accumulation_steps: PositiveInt | None = Field(
+        None, description="forward and backward passes in one optimizer step"
+    )
+    train_iters: PositiveInt | None = Field(None, description="optimizer steps of the whole run")
+
+
+class OptimizerParams(Section):
+    """The numbers of the optimizer."""
+
+    lr: PositiveFloat = Field(1e-3, description="peak learning rate")
+    betas: tuple[Probability, Probability] = Field((0.9, 0.999), description="decay of Adam's two moments")
+    eps: PositiveFloat = Field(1e-8, description="epsilon of Adam")
+    momentum: Probability = Field(0.0, description="momentum of SGD")
+
+
+class Optimizer(Section):
+    """Kind and numbers of the optimizer."""
+
+    type: Literal["Adam", "AdamW", "SGD"] = Field(
+        "Adam", description="optimizer; Adam and AdamW both decay the weights apart from the gradient (AdamW)"
+    )
+    params: OptimizerParams = Field(OptimizerParams(), description="numbers of the optimizer")
+
+
+class ZeroOptimization(Section):
+    """DeepSpeed's ZeRO settings that we know; the others go through deepspeed_extra_args."""
+
+    stage: Literal[0, 1, 2, 3] = Field(
+        0, description="what is split over the replicas: 1 optimizer, 2 and gradients, 3 and weights"
+    )
+    allgather_partitions: bool = Field(True, description="gather updated weights with all_gather instead of broadcasts")
+    allgather_bucket_size: PositiveInt = Field(500_000_000, description="elements gathered at a time")
+    overlap_comm: bool | None = Field(None, description="overlap the reduction of gradients with the backward pass")
+    reduce_scatter: bool = Field(True, description="average gradients with reduce_scatter instead of all_reduce")
+    reduce_bucket_size: PositiveInt = Field(500_000_000, description="elements reduced at a time")
+    contiguous_gradients: bool = Field(True, description="copy gradients to one buffer as they are produced")
+
+
+class OptimizerConfig(Section):
+    """The optimizer, its schedule, and ZeRO."""
+
+    optimizer: Optimizer = Field(Optimizer(), description="kind and numbers of the optimizer")
+    zero_optimization: ZeroOptimization = Field(ZeroOptimization(), description="ZeRO settings")
+    weight_decay: NonNegativeFloat = Field(0.1, description="decay of the weights; norms and biases never decay")
+    gradient_clipping: NonNegativeFloat = Field(
+        1.0, description="largest global norm of the gradient; 0 turns clipping off"
+    )
+    lr_decay_style: Literal["constant", "linear", "cosine"] = Field(
+        "linear", description="shape of the learning rate after the warmup"
+    )
+    lr_decay_iters: PositiveInt | None = Field(
+        None, description="step at which the learning rate reaches min_lr; train_iters where it is not given"
+    )
+    lr_decay_fraction: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="lr_decay_iters as a share of train_iters"
+    )
+    min_lr: NonNegativeFloat = Field(0.0, description="learning rate at the end of the decay")
+    warmup: Fraction = Field(0.01, description="share of lr_decay_iters in which the learning rate rises from zero")
+
+    @property
+    def zero_stage(self) -> int:
+        """ZeRO stage, 0 to 3."""
+        return self.zero_optimization.stage
+
+    @property
+    def lr(self) -> float:
+        """Peak learning rate."""
+        return self.optimizer.params.lr
+
+
+class Fp16(Section):
+    """fp16 and its loss scale."""
+
+    enabled: bool = Field(True, description="train in fp16")
+    loss_scale: NonNegativeFloat = Field(0, description="fixed loss scale; 0 means dynamic")
+    loss_scale_window: PositiveInt = Field(1000, description="steps without overflow before the scale doubles")
+    initial_scale_power: NonNegativeInt = Field(16, description="the first scale is 2 to this power")
+    hysteresis: PositiveInt = Field(2, description="overflows in a row before the scale halves")
+    min_loss_scale: NonNegativeFloat = Field(1, description="lowest dynamic scale")
+    auto_cast: bool = Field(False, description="cast the inputs to fp16")
+
+
+class Bf16(Section):
+    """bf16."""
+
+    enabled: bool = Field(True, description="train in bf16")
+
+
+class PrecisionConfig(Section):
+    """Number format of the forward and backward pass; masters and moments are fp32."""
+
+    precision: Literal["fp32", "fp16", "bf16"] | None = Field(
+        None, description="number format of weights and activations: fp32, fp16 or bf16 (bfloat16 is the same)"
+    )
+    fp16: Fp16 | None = Field(None, description="fp16 and its loss scale")
+    bf16: Bf16 | None = Field(None, description="bf16 on or off; precision: bf16 says the same")
+    fp32_allreduce: bool = Field(False, description="reduce gradients in fp32 where weights are fp16 or bf16")
+
+
+class RecomputeConfig(Section):
+    """Activation checkpointing."""
+
+    checkpoint_activations: bool = Field(
+        False, description="keep only the input of each block and compute the rest again in the backward pass"
+    )
+    checkpoint_num_layers: PositiveInt = Field(1, description="blocks recomputed together")
+
+
+class CheckpointConfig(Section):
+    """What is saved, when, and what a run starts from."""
+
+    save: str | None = Field(
+        None, description="folder of the checkpoints; a run continues from the newest good one in it"
+    )
+    load: str | None = Field(None, description="folder to start from where save holds no checkpoint yet")
+    checkpoint_factor: PositiveInt | None = Field(None, description="steps between two checkpoints")
+    extra_save_iters: list[NonNegativeInt] = Field([], description="further steps to save at")
+    keep_last_n_checkpoints: PositiveInt | None = Field(None, description="older checkpoints than these are removed")
+    finetune: bool = Field(False, description="take only the weights from load: fresh optimizer, schedule and data")
+
+
+class DataConfig(Section):
+    """Token files, and how they are split and mixed."""
+
+    data_path: str | None = Field(
+        None,
+        description="prefix of one .bin/.idx pair, divided by split; the sample data set where no data key is given",
+    )
+    train_data_paths: list[str] | None = Field(None, description="prefixes of the training data")
+    valid_data_paths: list[str] | None = Field(None, description="prefixes of the validation data")
+    test_data_paths: list[str] | None = Field(None, description="prefixes of the test data")
+    train_data_weights: list[NonNegativeFloat] | None = Field(None, description="share of each training prefix")
+    valid_data_weights: list[NonNegativeFloat] | None = Field(None, description="share of each validation prefix")
+    test_data_weights: list[NonNegativeFloat] | None = Field(None, description="share of each test prefix")
+    split: str = Field("969, 30, 1", description="shares of data_path for training, validation and test")
+    eod_mask_loss: bool = Field(False, description="leave what follows an end-of-document token out of the loss")
+    mmap_warmup: bool = Field(False, description="read the token files once at the start, to fill the page cache")
+
+
+class TokenizerConfig(Section):
+    """How text becomes ids."""
+
+    tokenizer_type: Literal[
+        "GPT2BPETokenizer", "HFTokenizer", "CharLevelTokenizer", "SPMTokenizer", "TiktokenTokenizer"
+    ] = Field("GPT2BPETokenizer", description="kind of tokenizer")
+    vocab_file: str | None = Field(
+        None, description="vocabulary: vocab.json, tokenizer.json, a .model file or an encoding's name"
+    )
+    merge_file: str | None = Field(None, description="merges of GPT2BPETokenizer")
+
+
+class MonitorConfig(Section):
+    """Where metrics go, and how often."""
+
+    log_interval: PositiveInt = Field(100, description="steps between two lines of metrics")
+    log_dir: str | None = Field(None, description="folder of metrics.jsonl and the resolved config")
+    tensorboard_dir: str | None = Field(None, description="folder of TensorBoard's event files")
+    use_wandb: bool = Field(False, description="report to Weights & Biases; offline without a key or a network")
+    wandb_project: str = Field("neox", description="project of the run in Weights & Biases")
+    wandb_group: str | None = Field(None, description="group of the run in Weights & Biases")
+    wandb_team: str | None = Field(None, description="team (entity) of the run in Weights & Biases")
+    wandb_run_name: str | None = Field(None, description="name of the run in Weights & Biases")
+    wandb_host: str = Field("https://api.wandb.ai", description="address of the Weights & Biases server")
+    wandb_mode: Literal["online", "offline"] | None = Field(
+        None, description="force Weights & Biases online or offline; chosen by key and network where it is not given"
+    )
+    peak_theoretical_tflops: PositiveFloat | None = Field(
+        None, description="peak of one GPU in TFLOP/s, for the utilization; known GPUs need none"
+    )
+    wall_clock_breakdown: bool = Field(False, description="time the parts of a step (timers/*)")
+
+
+class EvaluationConfig(Section):
+    """Loss on held-out data during training."""
+
+    eval_interval: PositiveInt = Field(1000, description="steps between two evaluations")
+    eval_iters: NonNegativeInt = Field(100, description="global batches of one evaluation; 0 turns it off")
+
+
+class GenerationConfig(Section):
+    """What generate.py writes."""
+
+    text_gen_type: Literal["unconditional", "input-file", "interactive"] | None = Field(
+        None, description="where prompts come from; unconditional where neither it nor sample_input_file is given"
+    )
+    temperature: NonNegativeFloat = Field(0.0, description="0 takes the likeliest token; higher is more varied")
+    top_k: NonNegativeInt = Field(0, description="sample among this many likeliest tokens; 0 means all")
+    top_p: Fraction = Field(0.0, description="sample among the likeliest tokens of this total probability; 0 means all")
+    maximum_tokens: PositiveInt = Field(64, description="longest continuation, in tokens")
+    prompt_end: Annotated[str, Field(min_length=1)] = Field("\n", description="text that ends a prompt in a file or at the terminal")
+    sample_input_file: str | None = Field(None, description="file of prompts")
+    sample_output_file: str | None = Field(
+        None, description="file of the JSON lines; the terminal where it is not given"
+    )
+    num_samples: PositiveInt = Field(1, description="samples of unconditional generation")
+    generation_batch_size: PositiveInt = Field(16, description="prompts generated together")
+
+
+class LaunchConfig(Section):
+    """Where processes start."""
+
+    launcher: Literal["local"] = Field("local", description="how processes are started")
+    hostfile: str | None = Field(None, description="file of hosts; an absent one is a warning in a local launch")
+    num_nodes: int = Field(-1, description="machines; -1 means all")
+    num_gpus: PositiveInt | None = Field(
+        None,
+        description="processes on each machine, also without a GPU; one for each GPU, or one, where it is not given",
+    )
+    master_addr: str | None = Field(None, description="address that the processes meet at")
+    master_port: Annotated[int, Field(ge=1, le=65_535)] | None = Field(
+        None, description="port that the processes meet at; a free one where it is not given, or is busy"
+    )
+
+
+class RunConfig(Section):
+    """The run as a whole."""
+
+    seed: NonNegativeInt = Field(1234, description="seed of the initial weights, the data order and dropout")
+    distributed_backend: Literal["nccl", "gloo"] | None = Field(
+        None, description="how processes talk; nccl with CUDA and gloo without, where it is not given"
+    )
+    exit_interval: PositiveInt | None = Field(None, description="save and stop after a multiple of this many steps")
+    deepspeed_extra_args: dict[str, Any] = Field(
+        {}, description="DeepSpeed settings that have no key of their own here"
+    )
+
+
+class Config(Section):
+    """The whole configuration; only `pretrain`, the rules and the DeepSpeed dict see all of it."""
+
+    model: ModelConfig
+    parallel: ParallelConfig
+    batch: BatchConfig
+    optimization: OptimizerConfig
+    precision: PrecisionConfig
+    recompute: RecomputeConfig
+    checkpoint: CheckpointConfig
+    data: DataConfig
+    tokenizer: TokenizerConfig
+    monitor: MonitorConfig
+    evaluation: EvaluationConfig
+    generation: GenerationConfig
+    launch: LaunchConfig
+    run: RunConfig

@@ -1,0 +1,67 @@
+"""Shapes that follow from the model's section: the kind of attention of each layer, and the width of the MLP.
+
+Knows nothing about vocabularies or processes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from neox.config.errors import ConfigError
+from neox.config.sections import ModelConfig
+
+GATED_ACTIVATIONS = frozenset({"swiglu"})
+KINDS = {"global": "global", "flash": "global", "local": "local"}  # as written -> what is built
+FORMS = 'write [[["global", "local"], 6]], [[["global"], "all"]] or one word for each layer'
+
+
+def attention_kinds(model: ModelConfig) -> list[str]:
+    """The attention of each layer, "global" or "local"; `ConfigError` where attention_config cannot be read."""
+    if model.attention_config is None:
+        return ["global"] * model.num_layers
+    words = _expand(model.attention_config, model.num_layers)
+    for word in words:
+        if word not in KINDS:
+            raise ConfigError(f"{word!r} is no kind of attention here; the kinds are {', '.join(KINDS)}")
+    if len(words) != model.num_layers:
+        raise ConfigError(f"names the attention of {len(words)} layers, but num_layers is {model.num_layers}")
+    return [KINDS[word] for word in words]
+
+
+def _expand(pattern: list[Any], layers: int) -> list[str]:
+    """[[["global", "local"], 2]] -> global, local, global, local; a flat list of words stays as it is."""
+    if all(isinstance(word, str) for word in pattern):
+        return list(pattern)
+    expanded: list[str] = []
+    for entry in pattern:
+        if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], list) and entry[0]):
+            raise ConfigError(f"{entry!r} is not a pair of words and a count: {FORMS}")
+        words, count = entry
+        if not all(isinstance(word, str) for word in words):
+            raise ConfigError(f"{words!r} is not a list of words: {FORMS}")
+        if count == "all":
+            rest = layers - len(expanded)
+            expanded += [words[index % len(words)] for index in range(rest)]
+        elif isinstance(count, int) and not isinstance(count, bool) and 0 < count <= layers:
+            expanded += words * count
+        else:
+            raise ConfigError(f'{count!r} is not a count between 1 and num_layers ({layers}), nor "all": {FORMS}')
+    return expanded
+
+
+def is_gated(model: ModelConfig) -> bool:
+    """Whether the MLP multiplies its activation by a second projection of the same width."""
+    return model.activation in GATED_ACTIVATIONS
+
+
+def ffn_width(model: ModelConfig) -> int:
+    """The true inner width of the MLP.
+
+    `intermediate_size` has gpt-neox's meaning: a gated MLP is a third as wide, rounded up to `mlp_multiple_of`.
+    """
+    if model.ffn_hidden_size is not None:
+        return model.ffn_hidden_size
+    width = 4 * model.hidden_size if model.intermediate_size is None else model.intermediate_size
+    if not is_gated(model):
+        return width
+    return -(-width // (3 * model.mlp_multiple_of)) * model.mlp_multiple_of

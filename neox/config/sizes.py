@@ -1,0 +1,152 @@
+"""How big a model is: parameters, floating-point operations and memory, from the sections alone.
+
+Counts are those of the built model. Memory is an estimate: weights, gradients and optimizer by their bytes, activations by what
+each block keeps for its backward pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from neox.config.sections import Config, ModelConfig
+from neox.config.shapes import attention_kinds, ffn_width, is_gated
+
+MARGIN = 0.08  # of the rest: allocator, workspaces, buckets of the collectives
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """Parameters of a model."""
+
+    total: int  # as built, with the padded vocabulary
+    total_unpadded: int  # with the true vocabulary
+    non_embedding: int  # blocks and norms, without embeddings and output layer
+
+
+def padded_vocab_size(model: ModelConfig, vocab_size: int) -> int:
+    """The vocabulary as built: rounded up to a multiple of `make_vocab_size_divisible_by`, whatever the layout."""
+    multiple = model.make_vocab_size_divisible_by
+    return -(-vocab_size // multiple) * multiple
+
+
+def parameter_counts(model: ModelConfig, vocab_size: int) -> ParameterCounts:
+    """Parameters of the whole model; a tied output layer counts once."""
+    matrices, vectors = _block(model)
+    non_embedding = model.num_layers * (matrices + vectors) + _norm(model)
+    positions = model.max_position_embeddings * model.hidden_size if model.pos_emb == "learned" else 0
+    tables = 2 if model.no_weight_tying else 1
+    rest = non_embedding + positions
+    return ParameterCounts(
+        total=rest + tables * padded_vocab_size(model, vocab_size) * model.hidden_size,
+        total_unpadded=rest + tables * vocab_size * model.hidden_size,
+        non_embedding=non_embedding,
+    )
+
+
+def _block(model: ModelConfig) -> tuple[int, int]:
+    """Parameters of one block: in its matrices, and in norms and biases."""
+    hidden, width = model.hidden_size, ffn_width(model)
+    inner = 2 * width if is_gated(model) else width
+    matrices = 4 * hidden * hidden + (inner + width) * hidden
+    attention_biases = 4 * hidden if model.use_bias_in_attn_linear else 0
+    mlp_biases = inner + hidden if model.use_bias_in_mlp else 0
+    return matrices, 2 * _norm(model) + attention_biases + mlp_biases
+
+
+def _norm(model: ModelConfig) -> int:
+    return model.hidden_size * (2 if model.norm == "layernorm" else 1)
+
+
+def flops_per_token(model: ModelConfig, vocab_size: int) -> float:
+    """Floating-point operations of a training step for one token: forward and backward.
+
+    6 for each parameter that multiplies, the output layer's among them, and the attention over the tokens that are seen: half of
+    the sequence on average where it is global, at most the window where it is local.
+    """
+    length = model.seq_length or model.max_position_embeddings
+    matrices, _ = _block(model)
+    multiplied = model.num_layers * matrices + padded_vocab_size(model, vocab_size) * model.hidden_size
+    seen = sum(mean_visible_tokens(length, kind, model.window_size) for kind in attention_kinds(model))
+    return 6.0 * multiplied + 12.0 * model.hidden_size * seen
+
+
+def mean_visible_tokens(length: int, kind: str, window_size: int) -> float:
+    """Tokens that one token attends to, itself among them, on average over a sequence of that length."""
+    window = min(window_size, length) if kind == "local" else length
+    return (window * (window + 1) / 2 + (length - window) * window) / length
+
+
+def memory_bytes(config: Config, vocab_size: int) -> dict[str, int]:
+    """Bytes on the fullest GPU, by parts; `total` is their sum.
+
+    Weights, gradients, optimizer (moments, and the fp32 copy that it updates), activations kept for the backward pass, logits
+    with their gradient, and a margin.
+    """
+    stages = [_stage_bytes(config, vocab_size, stage) for stage in range(config.parallel.pipe_size)]
+    return max(stages, key=lambda parts: parts["total"])
+
+
+def _stage_bytes(config: Config, vocab_size: int, stage: int) -> dict[str, int]:
+    model, replicas, zero = config.model, config.parallel.data_size, config.optimization.zero_stage
+    half = config.precision.precision != "fp32"
+    width = 2 if half else 4
+    parameters = stage_parameters(config, vocab_size, stage)
+    moments = {"SGD": 4 if config.optimization.optimizer.params.momentum else 0}
+    optimizer = moments.get(config.optimization.optimizer.type, 8) + (4 if half or zero >= 1 else 0)
+    parts = {
+        "weights": parameters * width // (replicas if zero == 3 else 1),
+        "gradients": parameters * width // (replicas if zero >= 2 else 1),
+        "optimizer": parameters * optimizer // (replicas if zero >= 1 else 1),
+        "activations": _activation_bytes(config, stage, width),
+        "logits": 0,
+    }
+    if stage == config.parallel.pipe_size - 1:
+        tokens = config.batch.train_micro_batch_size_per_gpu * model.seq_length
+        logits = tokens * padded_vocab_size(model, vocab_size) // config.parallel.tensor_size
+        parts["logits"] = logits * (width + 4 + 4)  # as computed, in fp32 for the loss, and their gradient
+    parts["margin"] = int(MARGIN * sum(parts.values()))
+    return parts | {"total": sum(parts.values())}
+
+
+def blocks_of_stage(layers: int, stages: int, stage: int) -> int:
+    """Blocks of a pipeline stage; where they cannot be even, the first stages hold one more."""
+    return layers // stages + (1 if stage < layers % stages else 0)
+
+
+def stage_parameters(config: Config, vocab_size: int, stage: int) -> int:
+    """Parameters that one process of a stage holds, before ZeRO divides them."""
+    model, tensor, stages = config.model, config.parallel.tensor_size, config.parallel.pipe_size
+    matrices, vectors = _block(model)
+    split_biases = (3 * model.hidden_size if model.use_bias_in_attn_linear else 0) + (
+        ffn_width(model) * (2 if is_gated(model) else 1) if model.use_bias_in_mlp else 0
+    )
+    block = (matrices + split_biases) // tensor + vectors - split_biases
+    count = blocks_of_stage(model.num_layers, stages, stage) * block
+    table = padded_vocab_size(model, vocab_size) * model.hidden_size // tensor
+    first, last = stage == 0, stage == stages - 1
+    if first:
+        count += table + (model.max_position_embeddings * model.hidden_size if model.pos_emb == "learned" else 0)
+    if last:
+        count += _norm(model) + (table if model.no_weight_tying or not first else 0)
+    return count
+
+
+def _activation_bytes(config: Config, stage: int, width: int) -> int:
+    """What the forward passes under way keep for their backward passes."""
+    model, parallel = config.model, config.parallel
+    tokens = config.batch.train_micro_batch_size_per_gpu * model.seq_length
+    under_way = min(parallel.pipe_size - stage, config.batch.gradient_accumulation_steps)
+    tensor = parallel.tensor_size
+    whole = tensor if parallel.sequence_parallel else 1  # processes that share what tensor parallelism does not
+    hidden = tokens * model.hidden_size
+    inner = tokens * ffn_width(model) * (3 if is_gated(model) else 2)  # before and after the activation
+    # Residual stream, outputs of two norms and of two projections; queries, keys, values, their mix.
+    block = width * (5 * hidden // whole + 4 * hidden // tensor + inner // tensor)
+    if model.hidden_dropout:
+        block += 2 * hidden // whole  # masks, a byte each
+    blocks = blocks_of_stage(model.num_layers, parallel.pipe_size, stage)
+    if not config.recompute.checkpoint_activations:
+        return under_way * blocks * block
+    together = min(config.recompute.checkpoint_num_layers, blocks)
+    inputs = under_way * -(-blocks // together) * width * hidden // whole
+    return inputs + together * block

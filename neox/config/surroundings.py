@@ -1,0 +1,133 @@
+"""Checks that look at the world around a run: files, folders, devices, keys in the environment.
+
+In a dry run what is missing is a note with the command that makes it; at a launch it is a complaint.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from neox.config.draft import Broken, Draft
+from neox.config.resolve import SAMPLE_DATA, SAMPLE_MERGES, SAMPLE_VOCAB, Surroundings
+
+SAMPLE_FILES = (SAMPLE_VOCAB, SAMPLE_MERGES, f"{SAMPLE_DATA}.bin", f"{SAMPLE_DATA}.idx")
+PREPARE_SAMPLE = "python tools/prepare_data.py shakespeare"
+
+
+def look_around(draft: Draft, around: Surroundings, environ: Mapping[str, str] = os.environ) -> None:
+    """Add what the surroundings say to the draft's complaints and notes."""
+    view = draft.view()
+    findings = [devices_suffice(view, around), sample_files(view), files_of_tokenizer(view)]
+    if around.trains:
+        findings += [data_files(view), folder_to_save(view)]
+    for finding in findings:
+        try:
+            for keys, sentence in finding:
+                if around.dry_run:
+                    draft.notes.append(f"{keys.split()[0]}: {sentence}")
+                else:
+                    draft.complain(keys, sentence)
+        except Broken:
+            continue
+    try:
+        draft.notes += notes_on_hosts(view)
+        draft.notes += notes_on_wandb(view, environ) if around.trains else []
+    except Broken:
+        pass
+
+
+def devices_suffice(config: Any, around: Surroundings) -> Iterator[tuple[str, str]]:
+    """Each process of a machine with CUDA has a device of its own."""
+    wanted = config.launch.num_gpus
+    if config.run.distributed_backend != "gloo" and 0 < around.devices < wanted:
+        yield (
+            "num_gpus global_num_gpus",
+            f"{wanted} processes, but this machine shows {around.devices} CUDA devices; "
+            "distributed_backend: gloo with CUDA_VISIBLE_DEVICES= trains on the CPU",
+        )
+
+
+def sample_files(config: Any) -> Iterator[tuple[str, str]]:
+    """Whatever of the sample data set and its tokenizer is used is there; one complaint for all of it."""
+    data, tokenizer = config.data, config.tokenizer
+    used = [tokenizer.vocab_file, tokenizer.merge_file]
+    used += [f"{SAMPLE_DATA}.bin", f"{SAMPLE_DATA}.idx"] if data.data_path == SAMPLE_DATA else []
+    missing = [name for name in used if name in SAMPLE_FILES and not Path(name).is_file()]
+    if missing:
+        keys = "data_path" if data.data_path == SAMPLE_DATA else "vocab_file"
+        yield keys, f"not there yet: {', '.join(missing)}; make it with: {PREPARE_SAMPLE}"
+
+
+def data_files(config: Any) -> Iterator[tuple[str, str]]:
+    """The .bin and .idx files of every prefix are there."""
+    data = config.data
+    if data.data_path is not None:
+        yield from _missing_dataset("data_path", data.data_path)
+    for split in ("train", "valid", "test"):
+        for prefix in getattr(data, f"{split}_data_paths") or []:
+            yield from _missing_dataset(f"{split}_data_paths", prefix)
+
+
+def _missing_dataset(key: str, prefix: str) -> Iterator[tuple[str, str]]:
+    missing = [f"{prefix}{suffix}" for suffix in (".bin", ".idx") if not Path(prefix + suffix).is_file()]
+    if not missing or prefix == SAMPLE_DATA:
+        return
+    if Path(prefix).suffix in (".bin", ".idx") and Path(prefix).is_file():
+        yield key, f"{prefix} is a prefix and a suffix: leave out {Path(prefix).suffix}"
+    else:
+        yield (
+            key,
+            f"{' and '.join(missing)} not found; make them with: python tools/preprocess_data.py --input FILE "
+            f"--output-prefix {_output_prefix(prefix)}",
+        )
+
+
+def _output_prefix(prefix: str) -> str:
+    """The --output-prefix that makes this data set: without the ending that preprocess_data.py adds."""
+    return prefix.removesuffix("_text_document")
+
+
+def files_of_tokenizer(config: Any) -> Iterator[tuple[str, str]]:
+    """The tokenizer's files are there; the vocabulary of tiktoken is a name, not a file."""
+    tokenizer = config.tokenizer
+    if tokenizer.tokenizer_type in ("TiktokenTokenizer", "CharLevelTokenizer"):
+        return
+    for key in ("vocab_file", "merge_file"):
+        name = getattr(tokenizer, key)
+        if name is not None and name not in SAMPLE_FILES and not Path(name).is_file():
+            yield key, f"{name} is not there"
+
+
+def folder_to_save(config: Any) -> Iterator[tuple[str, str]]:
+    """Folders that the run writes to can be written, or made."""
+    for key, name in (
+        ("save", config.checkpoint.save),
+        ("log_dir", config.monitor.log_dir),
+        ("tensorboard_dir", config.monitor.tensorboard_dir),
+    ):
+        if name is None:
+            continue
+        path = Path(name).absolute()
+        nearest = next(folder for folder in (path, *path.parents) if folder.exists())
+        if not nearest.is_dir():
+            yield key, f"{nearest} is a file, not a folder"
+        elif not os.access(nearest, os.W_OK | os.X_OK):
+            yield key, f"{nearest} cannot be written to"
+
+
+def notes_on_hosts(config: Any) -> Iterator[str]:
+    """A hostfile, there or not, is not asked in a launch on this machine."""
+    hostfile = config.launch.hostfile
+    if hostfile is not None:
+        state = "is not used" if Path(hostfile).is_file() else "is not there"
+        yield f"hostfile {hostfile} {state}: launcher: local starts processes on this machine only"
+
+
+def notes_on_wandb(config: Any, environ: Mapping[str, str]) -> Iterator[str]:
+    """Weights & Biases online wants a key."""
+    monitor = config.monitor
+    if monitor.use_wandb and monitor.wandb_mode == "online" and not environ.get("WANDB_API_KEY"):
+        yield "wandb_mode is online, but WANDB_API_KEY is not in the environment: export it, or run `wandb login` first"

@@ -1,0 +1,42 @@
+"""Generate text from a checkpoint: builds each part from its own section of the config. One process, weights only."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from neox.checkpoint.weights import load_weights
+from neox.config.sections import Config
+from neox.inference.generator import Generator
+from neox.inference.text import TextGenerator, write_texts
+from neox.model.gpt import GPT
+from neox.parallel import topology as parallel
+from neox.tokenizer.tokenizer import build_tokenizer
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def generate(config: Config) -> None:
+    """Write texts as the config says, with the newest weights in `load`, or in `save` where `load` is not given.
+
+    The checkpoint may come from any layout. Raises ConfigError or CheckpointError.
+    """
+    folder = config.checkpoint.load or config.checkpoint.save
+    assert folder is not None, "the rules ask for it"
+    topology = parallel.initialize(config.parallel, config.run.distributed_backend)
+    tokenizer = build_tokenizer(config.tokenizer)
+    model = GPT(config.model, vocab_size=tokenizer.vocab_size, topology=topology)
+    checkpoint, warnings = load_weights(model, Path(folder), topology)
+    # standard output is for the texts
+    print(*warnings, f"weights of {checkpoint}", sep="\n", file=sys.stderr, flush=True)
+    generator = Generator(
+        model.to(topology.device, DTYPES[config.precision.precision]),
+        vocab_size=tokenizer.vocab_size,
+        max_positions=config.model.max_position_embeddings,
+        eod=tokenizer.eod,
+    )
+    texts = TextGenerator(generator, tokenizer, config.generation, seed=config.run.seed)
+    write_texts(texts, config.generation, sys.stdin, sys.stdout)
+    parallel.shutdown()

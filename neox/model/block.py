@@ -1,0 +1,52 @@
+"""One transformer block: attention and MLP, each behind its own norm, added to the residual stream."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from neox.config.sections import ModelConfig
+from neox.model.attention import Attention, AttentionKind
+from neox.model.cache import KeyValueCache
+from neox.model.linear import Sharding
+from neox.model.mlp import MLP
+from neox.model.norms import norm
+from neox.parallel.seeding import tensor_parallel_rng
+
+
+def hidden_dropout(hidden: Tensor, probability: float, training: bool, sharding: Sharding) -> Tensor:
+    """Dropout of hidden states: the same mask on all tensor ranks, or, of a split sequence, one of its own on each."""
+    if not (training and probability):
+        return hidden
+    if not sharding.sequence:
+        return F.dropout(hidden, probability)
+    with tensor_parallel_rng(sharding.topology):
+        return F.dropout(hidden, probability)
+
+
+class Block(nn.Module):
+    """Pre-norm block: (seq, batch, hidden) -> (seq, batch, hidden).
+
+    Sequential: attention first, then the MLP on its result. Parallel (`gpt_j_residual`): both read the block's input,
+    each through its own norm, and are added together.
+    """
+
+    def __init__(self, model: ModelConfig, *, layer: int, kind: AttentionKind, sharding: Sharding):
+        super().__init__()
+        self.parallel = model.gpt_j_residual
+        self.dropout = model.hidden_dropout
+        self.sharding = sharding
+        self.input_layernorm = norm(model, sharding)
+        self.attention = Attention(model, layer=layer, kind=kind, sharding=sharding)
+        self.post_attention_layernorm = norm(model, sharding)
+        self.mlp = MLP(model, sharding=sharding)
+
+    def forward(self, hidden: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        attended = self._dropout(self.attention(self.input_layernorm(hidden), cache))
+        if self.parallel:
+            return hidden + attended + self._dropout(self.mlp(self.post_attention_layernorm(hidden)))
+        hidden = hidden + attended
+        return hidden + self._dropout(self.mlp(self.post_attention_layernorm(hidden)))
+
+    def _dropout(self, hidden: Tensor) -> Tensor:
+        return hidden_dropout(hidden, self.dropout, self.training, self.sharding)

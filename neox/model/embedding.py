@@ -1,0 +1,86 @@
+"""Both ends of the model: token ids to hidden states, and hidden states to logits."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from neox.config.sections import ModelConfig
+from neox.model.block import hidden_dropout
+from neox.model.cache import KeyValueCache
+from neox.model.linear import ColumnLinear, Sharding, VocabEmbedding, column_product, whole_parameter
+from neox.model.norms import norm
+
+
+class PositionEmbedding(nn.Module):
+    """A learned vector for each position."""
+
+    def __init__(self, positions: int, hidden_size: int, *, sharding: Sharding):
+        super().__init__()
+        self.sharding = sharding
+        self.weight = whole_parameter(positions, hidden_size)
+
+    def forward(self, positions: Tensor) -> Tensor:
+        return F.embedding(positions, self.sharding.copied(self.weight))
+
+
+class Embedding(nn.Module):
+    """Token ids (batch, seq) -> hidden states (seq, batch, hidden), split along the sequence where it is.
+
+    vocab_size: padded. positions: False for the copy of the words that a tied head holds on another pipeline stage.
+    """
+
+    def __init__(self, model: ModelConfig, *, vocab_size: int, sharding: Sharding, positions: bool = True):
+        super().__init__()
+        self.sharding = sharding
+        self.dropout = model.hidden_dropout
+        self.word_embeddings = VocabEmbedding(vocab_size, model.hidden_size, sharding=sharding)
+        self.position_embeddings = None
+        if positions and model.pos_emb == "learned":
+            self.position_embeddings = PositionEmbedding(
+                model.max_position_embeddings, model.hidden_size, sharding=sharding
+            )
+
+    def forward(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        hidden = self.word_embeddings(tokens.t())
+        if self.position_embeddings is not None:
+            hidden = hidden + self.position_embeddings(self._positions(tokens.shape[1], cache, tokens.device))
+        return hidden_dropout(hidden, self.dropout, self.training, self.sharding)
+
+    def _positions(self, seq: int, cache: KeyValueCache | None, device: torch.device) -> Tensor:
+        """(seq, batch or 1) int64: positions of the tokens this rank holds."""
+        if cache is not None:
+            return cache.positions(seq)
+        start, stop = 0, seq
+        if self.sharding.sequence:
+            part = self.sharding.part(seq)
+            start, stop = self.sharding.rank * part, (self.sharding.rank + 1) * part
+        return torch.arange(start, stop, device=device).unsqueeze(1)
+
+
+class FinalNorm(nn.Module):
+    """The norm after the last block."""
+
+    def __init__(self, model: ModelConfig, *, sharding: Sharding):
+        super().__init__()
+        self.norm = norm(model, sharding)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.norm(hidden)
+
+
+class Head(nn.Module):
+    """Output layer with a weight of its own: hidden states -> logits (seq, batch, vocab_size / tensor_size)."""
+
+    def __init__(self, model: ModelConfig, *, vocab_size: int, sharding: Sharding):
+        super().__init__()
+        self.final_linear = ColumnLinear(model.hidden_size, vocab_size, bias=False, sharding=sharding)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.final_linear(hidden)
+
+
+def tied_head(embedding: Embedding, hidden: Tensor) -> Tensor:
+    """Output layer that uses the word embeddings: hidden states -> logits (seq, batch, vocab_size / tensor_size)."""
+    return column_product(hidden, embedding.word_embeddings.weight, None, embedding.sharding)

@@ -1,0 +1,143 @@
+"""The model as a list of layers, and the plain model that runs them in one process (or tensor-parallel group).
+
+The list is the same for the pipeline (neox/model/pipeline.py): global index 0 is the embedding, 1 to L the blocks,
+L + 1 the final norm, L + 2 the head. Names of weights are `layers.<global index>.<name>` in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from neox.config.sections import ModelConfig, RecomputeConfig
+from neox.config.shapes import attention_kinds
+from neox.config.sizes import padded_vocab_size
+from neox.model.block import Block
+from neox.model.cache import KeyValueCache
+from neox.model.embedding import Embedding, FinalNorm, Head, tied_head
+from neox.model.initializers import initialize_weights
+from neox.model.linear import Sharding
+from neox.parallel.topology import Topology
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """How to build one layer, and how to run it where that is not the module's own forward.
+
+    tied: its weights are those of the other tied layer, which is the embedding and the head in one.
+    """
+
+    module: type[nn.Module]
+    arguments: dict[str, Any]
+    tied: bool = False
+    forward: Callable[[nn.Module, Tensor], Tensor] | None = None
+
+    def build(self) -> nn.Module:
+        """The layer, its weights unset."""
+        return self.module(**self.arguments)
+
+
+def layer_specs(model: ModelConfig, *, vocab_size: int, topology: Topology, sequence_parallel: bool) -> list[LayerSpec]:
+    """The layers in order; the position in the list is the global index. vocab_size is the tokenizer's, unpadded."""
+    sharding = Sharding(topology, sequence=sequence_parallel and topology.tensor_size > 1)
+    ends = {"model": model, "vocab_size": padded_vocab_size(model, vocab_size), "sharding": sharding}
+    blocks = [
+        LayerSpec(Block, {"model": model, "layer": layer, "kind": kind, "sharding": sharding})
+        for layer, kind in enumerate(attention_kinds(model))
+    ]
+    tied = not model.no_weight_tying
+    if tied:
+        head = LayerSpec(Embedding, {**ends, "positions": False}, tied=True, forward=tied_head)
+    else:
+        head = LayerSpec(Head, ends)
+    return [
+        LayerSpec(Embedding, ends, tied=tied),
+        *blocks,
+        LayerSpec(FinalNorm, {"model": model, "sharding": sharding}),
+        head,
+    ]
+
+
+def has_dropout(model: ModelConfig) -> bool:
+    """Whether a forward pass in training draws random numbers."""
+    return model.attention_dropout > 0 or model.hidden_dropout > 0
+
+
+class GPT(nn.Module):
+    """The whole model: tokens (batch, seq) -> logits (seq, batch, padded vocabulary / tensor_size).
+
+    vocab_size: the tokenizer's; columns beyond it are padding, which the loss and sampling leave out. seed: of the
+    initial weights; None leaves them unset, for a checkpoint to fill. Weights are fp32 until DeepSpeed, or the caller,
+    casts them.
+    """
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        *,
+        vocab_size: int,
+        topology: Topology,
+        recompute: RecomputeConfig | None = None,
+        sequence_parallel: bool = False,
+        seed: int | None = None,
+    ):
+        super().__init__()
+        self.config = model
+        self.vocab_size = vocab_size
+        self.topology = topology
+        recomputes = recompute is not None and recompute.checkpoint_activations
+        self.blocks_per_checkpoint = recompute.checkpoint_num_layers if recomputes else None
+        specs = layer_specs(model, vocab_size=vocab_size, topology=topology, sequence_parallel=sequence_parallel)
+        # a tied head is the last spec and has no weights of its own
+        self.layers = nn.ModuleList(spec.build() for spec in specs if spec.forward is None)
+        if seed is not None:
+            for index, layer in self.indexed_layers():
+                initialize_weights(layer, model=model, seed=seed, index=index, topology=topology)
+
+    def indexed_layers(self) -> Iterator[tuple[int, nn.Module]]:
+        """(global index, layer) of the layers with weights; names of weights are `layers.<global index>.<name>`."""
+        yield from enumerate(self.layers)
+
+    def forward(self, tokens: Tensor, cache: KeyValueCache | None = None, last_only: bool = False) -> Tensor:
+        """Logits of every position, or of the last one alone (seq is 1 then), which is all that sampling needs.
+
+        With a cache the tokens follow those it holds, and are added to it.
+        """
+        depth = self.config.num_layers
+        hidden = self.layers[0](tokens, cache)
+        if self.blocks_per_checkpoint and self.training and torch.is_grad_enabled():
+            for first in range(0, depth, self.blocks_per_checkpoint):
+                last = min(first + self.blocks_per_checkpoint, depth)
+                hidden = checkpoint(
+                    self._blocks, first, last, hidden, use_reentrant=False, preserve_rng_state=has_dropout(self.config)
+                )
+        else:
+            hidden = self._blocks(0, depth, hidden, cache)
+        if cache is not None:
+            cache.length += tokens.shape[1]
+        hidden = self.layers[depth + 1](hidden[-1:] if last_only else hidden)
+        return self.layers[depth + 2](hidden) if self.config.no_weight_tying else tied_head(self.layers[0], hidden)
+
+    def _blocks(self, first: int, last: int, hidden: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        for index in range(first, last):
+            hidden = self.layers[1 + index](hidden, cache)
+        return hidden
+
+    def new_cache(self, batch_size: int, max_length: int, padding: Tensor | None = None) -> KeyValueCache:
+        """An empty cache for generation, in the type and place of the weights; see KeyValueCache."""
+        weight = self.layers[0].word_embeddings.weight
+        return KeyValueCache(
+            num_layers=self.config.num_layers,
+            batch_size=batch_size,
+            max_length=max_length,
+            heads=self.config.num_attention_heads // self.topology.tensor_size,
+            head_dim=self.config.hidden_size // self.config.num_attention_heads,
+            dtype=weight.dtype,
+            device=weight.device,
+            padding=padding,
+        )

@@ -1,0 +1,81 @@
+"""The same list of layers as a DeepSpeed pipeline. The one file of the model that imports DeepSpeed.
+
+Only hidden states cross the stages: positions and masks are made where they are needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import deepspeed
+from deepspeed.pipe import LayerSpec as StageLayer
+from deepspeed.pipe import PipelineModule, TiedLayerSpec
+from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from neox.config.sections import ModelConfig, RecomputeConfig
+from neox.model.gpt import LayerSpec, has_dropout, layer_specs
+from neox.model.initializers import initialize_weights
+from neox.model.loss import cross_entropy
+from neox.parallel.topology import Topology
+
+# between CPU ranks DeepSpeed would compile an all-reduce of its own, for minutes at the first start; gloo serves
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+_TIE = "embedding"
+
+
+def pipeline_module(
+    model: ModelConfig,
+    *,
+    vocab_size: int,
+    topology: Topology,
+    recompute: RecomputeConfig | None = None,
+    sequence_parallel: bool = False,
+    seed: int | None = None,
+) -> PipelineModule:
+    """This process's stage; arguments as for GPT. Every rank calls this: it makes groups and balances the blocks.
+
+    Its loss function takes (labels, weights) beside the logits of the last stage. Activation checkpointing is per
+    block here: the groups of `checkpoint_num_layers` would depend on where the stages are cut.
+    """
+    deepspeed.init_distributed(dist_backend=topology.backend, verbose=False)
+    specs = layer_specs(model, vocab_size=vocab_size, topology=topology, sequence_parallel=sequence_parallel)
+
+    def loss(logits: Tensor, labels_and_weights: tuple[Tensor, Tensor]) -> Tensor:
+        labels, weights = labels_and_weights
+        return cross_entropy(logits, labels, weights, vocab_size=vocab_size, topology=topology)
+
+    stage = PipelineModule(
+        layers=[_stage_layer(spec) for spec in specs],
+        topology=PipeModelDataParallelTopology(
+            num_pp=topology.pipe_size, num_mp=topology.tensor_size, num_dp=topology.data_size
+        ),
+        loss_fn=loss,
+        partition_method="type:Block",
+        activation_checkpoint_interval=int(recompute is not None and recompute.checkpoint_activations),
+        activation_checkpoint_func=partial(checkpoint, use_reentrant=False, preserve_rng_state=has_dropout(model)),
+        checkpointable_layers=["Block"],
+    )
+    if seed is not None:
+        for index, layer in indexed_layers(stage):
+            initialize_weights(layer, model=model, seed=seed, index=index, topology=topology)
+    return stage
+
+
+def indexed_layers(stage: PipelineModule) -> Iterator[tuple[int, nn.Module]]:
+    """(global index, layer) of the layers with weights on this stage; the tied embedding is layer 0 on both its stages."""
+    if _TIE in stage.tied_modules:
+        yield 0, stage.tied_modules[_TIE]
+    for name, layer in stage.named_children():
+        if name.isdigit():
+            yield int(name), layer
+
+
+def _stage_layer(spec: LayerSpec) -> StageLayer:
+    if not spec.tied:
+        return StageLayer(spec.module, **spec.arguments)
+    tied_weights = ["word_embeddings.weight"]
+    return TiedLayerSpec(_TIE, spec.module, forward_fn=spec.forward, tied_weight_attr=tied_weights, **spec.arguments)

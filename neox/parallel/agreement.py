@@ -1,0 +1,35 @@
+"""Ranks that agree: whether one of them has failed, and whether one of them wants to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from torch import distributed
+
+Result = TypeVar("Result")
+
+
+def gather_objects(value: Result) -> list[Result]:
+    """The value of every rank, in rank order, on every rank. Every rank calls this."""
+    if not distributed.is_initialized() or distributed.get_world_size() == 1:
+        return [value]
+    values: list = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values
+
+
+def together(work: Callable[[], Result], error_type: type[Exception]) -> list[Result]:
+    """Run `work` on every rank and return all results; where one rank fails, every rank raises `error_type`.
+
+    Without this, the ranks that succeed would wait in their next collective for the one that has failed.
+    """
+    try:
+        outcome = work(), None
+    except (OSError, ValueError, RuntimeError) as error:
+        outcome = None, str(error) or type(error).__name__
+    outcomes = gather_objects(outcome)
+    complaints = [f"rank {rank}: {complaint}" for rank, (_, complaint) in enumerate(outcomes) if complaint is not None]
+    if complaints:
+        raise error_type("\n".join(sorted(set(complaints), key=complaints.index)))
+    return [result for result, _ in outcomes]

@@ -1,0 +1,274 @@
+"""One failing case for each rule between keys, and the surroundings of a run."""
+
+import os
+
+import pytest
+
+from neox.config.errors import ConfigError
+from neox.config.load import load_text
+from neox.config.read import config_from_values, resolved
+from neox.config.resolve import Surroundings
+from neox.config.rules import GENERATION_RULES, RULES, TRAINING_RULES, TRAINING_WARNINGS, vocabulary_fits
+from neox.config.surroundings import notes_on_wandb
+
+BASE = {
+    "num_layers": 4,
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 32,
+    "train_micro_batch_size_per_gpu": 1,
+    "train_iters": 10,
+}
+CHARACTERS = {"tokenizer_type": "CharLevelTokenizer"}
+
+# rule -> keys that break it, the key that is complained about, words of the sentence
+CASES = {
+    "heads_divide_hidden": ({"num_attention_heads": 5}, "num_attention_heads", "5 heads do not divide hidden_size 64"),
+    "heads_divide_by_tensor_parallel": (
+        {"model_parallel_size": 8, "num_gpus": 8},
+        "model_parallel_size",
+        "8 processes cannot share 4 heads evenly",
+    ),
+    "mlp_divides_by_tensor_parallel": (
+        {"model_parallel_size": 2, "num_gpus": 2, "ffn_hidden_size": 99},
+        "model_parallel_size",
+        "2 processes cannot share the MLP's inner width 99 evenly",
+    ),
+    "stages_have_blocks": (
+        {"pipe_parallel_size": 5, "num_gpus": 5},
+        "pipe_parallel_size",
+        "5 stages need a block each, but num_layers is 4",
+    ),
+    "zero_needs_plain_pipeline": (
+        {"pipe_parallel_size": 2, "num_gpus": 2, "zero_optimization": {"stage": 2}},
+        "zero_optimization.stage",
+        "stage 2 does not work with pipe_parallel_size 2: use stage 1, or one pipeline stage",
+    ),
+    "sequence_parallel_needs_tensor_parallel": (
+        {"sequence_parallel": True},
+        "sequence_parallel",
+        "give model_parallel_size > 1, or false",
+    ),
+    "attention_pattern_fits": (
+        {"attention_config": [[["global", "local"], 3]]},
+        "attention_config",
+        "names the attention of 6 layers, but num_layers is 4",
+    ),
+    "rotary_dimensions_are_even": (
+        {"pos_emb": "rotary", "rotary_pct": 0.2},
+        "rotary_pct",
+        "0.2 of the 16 dimensions of a head is 3",
+    ),
+    "sequence_fits_positions": ({"seq_length": 64}, "seq_length", "64 tokens are more than max_position_embeddings 32"),
+    "one_mlp_width": (
+        {"intermediate_size": 256, "ffn_hidden_size": 256},
+        "ffn_hidden_size",
+        "give one of them",
+    ),
+    "recomputed_blocks_fit": (
+        {"checkpoint_activations": True, "checkpoint_num_layers": 5},
+        "checkpoint_num_layers",
+        "5 blocks cannot be recomputed together where num_layers is 4",
+    ),
+    "rates_are_in_order": ({"min_lr": 1.0}, "min_lr", "1 is above the peak rate optimizer.params.lr 0.001"),
+    "momentum_is_for_sgd": (
+        {"optimizer": {"params": {"momentum": 0.9}}},
+        "optimizer.params.momentum",
+        "is a setting of SGD, and optimizer.type is Adam",
+    ),
+    "finetuning_needs_weights": ({"finetune": True}, "finetune", "starts from the weights of load, which is not given"),
+    "weights_fit_paths": (
+        {**CHARACTERS, "train_data_paths": ["a", "b"], "valid_data_paths": ["c"], "train_data_weights": [1.0]},
+        "train_data_weights",
+        "1 weights for 2 train_data_paths",
+    ),
+    "split_is_three_shares": ({"split": "90, 10"}, "split", "is not three shares"),
+    "tokenizer_has_its_files": (
+        {"data_path": "a", "tokenizer_type": "HFTokenizer"},
+        "tokenizer_type",
+        "is missing: HFTokenizer needs it",
+    ),
+    "extra_settings_are_extra": (
+        {"deepspeed_extra_args": {"zero_optimization": {"stage": 2}}},
+        "deepspeed_extra_args",
+        "zero_optimization.stage is set by the key zero_optimization.stage already",
+    ),
+    "training_has_an_end": ({"train_iters": None}, "train_iters", "train.py needs the number of optimizer steps"),
+    "saved_steps_are_within_the_run": (
+        {"save": "s", "extra_save_iters": [5, 11]},
+        "extra_save_iters",
+        "step 11 is beyond train_iters 10",
+    ),
+    "data_is_given_one_way": (
+        {**CHARACTERS, "data_path": "a", "train_data_paths": ["b"], "valid_data_paths": ["c"]},
+        "data_path",
+        "train_data_paths is given too",
+    ),
+    "evaluation_has_data": (
+        {**CHARACTERS, "train_data_paths": ["b"]},
+        "train_data_paths",
+        "give it beside train_data_paths, or eval_iters: 0",
+    ),
+    "generation_has_weights": ({}, "load", "generate.py needs the folder of a checkpoint, in load or save"),
+    "generation_has_prompts": (
+        {"load": "l", "text_gen_type": "input-file"},
+        "sample_input_file",
+        "is missing: text_gen_type is input-file",
+    ),
+}
+FURTHER_CASES = [
+    ({"model_parallel_size": 2, "num_gpus": 2, "sequence_parallel": True, "seq_length": 31}, "multiple of model_para"),
+    ({"attention_config": [[["global"], 5]]}, '5 is not a count between 1 and num_layers (4), nor "all"'),
+    ({"attention_config": ["global", "locale", "global", "global"]}, "'locale' is no kind of attention here"),
+    ({"attention_config": ["global", 3]}, "'global' is not a pair of words and a count"),
+    ({"attention_config": [[[3], 4]]}, "[3] is not a list of words"),
+    ({"attention_config": [[["mamba"], "all"]]}, "the kinds are global, flash, local"),
+    ({"pos_emb": "rotary", "rotary_pct": 0.0}, "0 of the 16 dimensions of a head is 0"),
+    ({"split": "0, 50, 50"}, "leaves nothing for training"),
+    ({"split": "0, 0, 0"}, "is not three shares"),
+    ({"split": "a, b, c"}, "is not three shares"),
+    ({"split": "nan, 1, 1"}, "is not three shares"),
+    ({"split": "90, -5, 1"}, "is not three shares"),
+    ({**CHARACTERS, "valid_data_paths": ["c"]}, "train_data_paths is missing"),
+    ({**CHARACTERS, "train_data_paths": [], "valid_data_paths": ["c"]}, "is an empty list"),
+    ({"train_data_weights": [1.0]}, "has no train_data_paths to weigh"),
+    ({**CHARACTERS, "train_data_paths": ["a"], "valid_data_paths": ["a"], "train_data_weights": [0]}, "weights are 0"),
+    ({"data_path": "a"}, "merge_file: is missing: GPT2BPETokenizer needs it"),
+    ({"deepspeed_extra_args": {"train_batch_size": 4}}, "train_batch_size is set by the key train_batch_size already"),
+    ({"deepspeed_extra_args": {"steps_per_print": 4}}, "steps_per_print is set by the engine"),
+    ({"deepspeed_extra_args": {"fp16": {"enabled": True}}}, "fp16.enabled is a key of its own"),
+    ({"deepspeed_extra_args": {"optimizer": {"type": "Lion"}}}, "the optimizer is built here, not by DeepSpeed"),
+    ({"deepspeed_extra_args": {"seed": 1}}, "seed is a key of its own"),
+]
+
+
+def complaints_of(values, script="train.py"):
+    with pytest.raises(ConfigError) as caught:
+        config_from_values(values, script)
+    return caught.value.complaints
+
+
+def test_the_base_keeps_every_rule():
+    config_from_values(BASE)
+    config_from_values({**BASE, "load": "there"}, script="generate.py")
+
+
+def test_every_rule_has_a_failing_case():
+    assert list(CASES) == [rule.__name__ for rule in [*RULES, *TRAINING_RULES, *GENERATION_RULES]]
+
+
+@pytest.mark.parametrize("rule", CASES)
+def test_rule(rule):
+    keys, key, words = CASES[rule]
+    (complaint,) = complaints_of({**BASE, **keys}, "generate.py" if "generation" in rule else "train.py")
+    place, found, sentence = complaint.split(": ", 2) if key in keys or "." in key else ("", *complaint.split(": ", 1))
+    assert found == key
+    assert words in sentence
+
+
+@pytest.mark.parametrize(("keys", "words"), FURTHER_CASES)
+def test_further_cases(keys, words):
+    assert any(words in complaint for complaint in complaints_of({**BASE, **keys}))
+
+
+def test_rules_run_beside_broken_keys():
+    """A key of the wrong type stops the rules that read it, and no other."""
+    complaints = complaints_of(
+        {**BASE, "num_attention_heads": "many", "seq_length": 64, "min_lr": 1.0, "model_parallel_size": 0}
+    )
+    keys = [complaint.split(": ")[1] for complaint in complaints]
+    assert sorted(keys) == ["min_lr", "model_parallel_size", "num_attention_heads", "seq_length"]
+
+
+def test_settings_of_deepspeed_pass():
+    extra = {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}, "comms_logger": {"enabled": True}}
+    assert config_from_values({**BASE, "deepspeed_extra_args": extra}).run.deepspeed_extra_args == extra
+
+
+def test_the_vocabulary_is_shared_evenly():
+    config = config_from_values({**BASE, "model_parallel_size": 2, "num_gpus": 2, "make_vocab_size_divisible_by": 1})
+    assert list(vocabulary_fits(config, 32_000)) == []
+    ((keys, sentence),) = vocabulary_fits(config, 50_257)
+    assert "2 processes cannot share a vocabulary of 50,257" in sentence
+
+
+def test_warnings_are_notes():
+    text = "".join(f"{key}: {value}\n" for key, value in BASE.items())
+    notes = resolved(load_text(text + "checkpoint_factor: 5\nmlp_multiple_of: 8\n"), Surroundings(dry_run=True)).notes
+    assert any("checkpoint_factor: has no effect: save is not given" in note for note in notes)
+    assert any("mlp_multiple_of: has no effect" in note for note in notes)
+    assert [rule.__name__ for rule in TRAINING_WARNINGS] == ["nothing_is_saved", "multiple_is_for_gated_mlps"]
+
+
+# The world around a run
+
+
+def around(keys, **surroundings):
+    text = "".join(f"{key}: {value}\n" for key, value in {**BASE, **keys}.items())
+    return resolved(load_text(text), Surroundings(**surroundings))
+
+
+def refusals(keys, **surroundings):
+    with pytest.raises(ConfigError) as caught:
+        around(keys, **surroundings)
+    return caught.value.complaints
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("folder")
+def test_missing_sample_files_are_one_line_with_the_command():
+    (complaint,) = refusals({})
+    assert complaint.endswith("make it with: python tools/prepare_data.py shakespeare")
+    assert "data/shakespeare_text_document.idx" in complaint
+    assert "data/gpt2-vocab.json" in complaint
+    assert any(complaint in note for note in around({}, dry_run=True).notes), "in a dry run it is a note"
+
+
+def test_missing_data_and_tokenizer(folder):
+    keys = {"data_path": "mine_text_document", "tokenizer_type": "HFTokenizer", "vocab_file": "t.json"}
+    complaints = refusals(keys)
+    assert len(complaints) == 2
+    assert "make them with: python tools/preprocess_data.py --input FILE --output-prefix mine" in complaints[0]
+    assert complaints[1].endswith("vocab_file: t.json is not there")
+    for name in ("mine_text_document.bin", "mine_text_document.idx", "t.json"):
+        (folder / name).touch()
+    around(keys)
+    (complaint,) = refusals({**keys, "data_path": "mine_text_document.bin"})
+    assert "leave out .bin" in complaint
+
+
+def test_a_folder_to_save_in(folder):
+    (folder / "file").touch()
+    data = {**CHARACTERS, "data_path": "d"}
+    for name in ("d.bin", "d.idx"):
+        (folder / name).touch()
+    around({**data, "save": "new/folders/below"})
+    (complaint,) = refusals({**data, "save": "file/below"})
+    assert complaint.endswith("file is a file, not a folder")
+    if os.geteuid() != 0:
+        (folder / "locked").mkdir(mode=0o500)
+        (complaint,) = refusals({**data, "save": "locked/below"})
+        assert complaint.endswith("cannot be written to")
+
+
+def test_more_processes_than_devices(folder):
+    for name in ("d.bin", "d.idx"):
+        (folder / name).touch()
+    keys = {**CHARACTERS, "data_path": "d", "num_gpus": 4}
+    (complaint,) = refusals(keys, devices=2)
+    assert "4 processes, but this machine shows 2 CUDA devices" in complaint
+    around(keys, devices=0)
+    around(keys, devices=4)
+    around({**keys, "distributed_backend": "gloo"}, devices=2)
+
+
+def test_wandb_online_without_a_key_is_a_note():
+    config = config_from_values({**BASE, "use_wandb": True, "wandb_mode": "online"})
+    (note,) = notes_on_wandb(config, {})
+    assert "WANDB_API_KEY" in note
+    assert list(notes_on_wandb(config, {"WANDB_API_KEY": "k"})) == []

@@ -1,0 +1,138 @@
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from neox.monitor.gpus import known_peak_tflops, peak_tflops
+from neox.monitor.metrics import (
+    Throughput,
+    memory_metrics,
+    runtime_metrics,
+    training_metrics,
+    validation_metrics,
+)
+
+CPU = torch.device("cpu")
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def throughput(clock, **changes):
+    arguments = {"samples_per_step": 8, "seq_length": 16, "flops_per_token": 1e9, "processes": 4, "peak_tflops": None}
+    return Throughput(**arguments | changes, clock=clock)
+
+
+def test_rates_count_steps_since_the_last_line_without_evaluation_and_saving():
+    clock = Clock()
+    timer = throughput(clock)
+    for _ in range(4):
+        clock.now += 0.5
+        timer.step()
+    with timer.paused():
+        clock.now += 60
+    first = timer.take()
+    assert first["runtime/iteration_time"] == pytest.approx(0.5)
+    assert first["runtime/samples_per_sec"] == pytest.approx(16)
+    assert first["runtime/tokens_per_sec"] == pytest.approx(256)
+    assert first["runtime/flops_per_sec_per_gpu"] == pytest.approx(256e9 / 4)
+    assert "runtime/model_flops_utilization" not in first
+
+    clock.now += 3
+    timer.step()
+    assert timer.take()["runtime/iteration_time"] == pytest.approx(3), "the second line starts where the first ended"
+    assert timer.take() == {}, "no step, no rate"
+
+
+def test_paused_time_is_left_out_when_the_evaluation_fails_too():
+    clock = Clock()
+    timer = throughput(clock)
+    with pytest.raises(RuntimeError), timer.paused():
+        clock.now += 60
+        raise RuntimeError
+    clock.now += 1
+    timer.step()
+    assert timer.take()["runtime/iteration_time"] == pytest.approx(1)
+
+
+def test_utilization_is_of_one_device():
+    metrics = runtime_metrics(
+        seconds_per_step=2, samples_per_step=4, seq_length=50, flops_per_token=3e12, processes=2, peak_tflops=300
+    )
+    # 100 tokens/s of 3 TFLOP each over 2 devices is 150 TFLOP/s on each
+    assert metrics["runtime/model_flops_utilization"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "half", "single"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989.4, 66.9),
+        ("NVIDIA H100 PCIe", 756, 51.2),
+        ("NVIDIA H200", 989.4, 66.9),
+        ("NVIDIA GH200 480GB", 989.4, 66.9),
+        ("NVIDIA B200", 2250, 75),
+        ("NVIDIA A100-SXM4-80GB", 312, 19.5),
+        ("NVIDIA A10", 125, 31.2),
+        ("Tesla V100-SXM2-32GB", 125, 15.7),
+        ("Tesla V100-PCIE-16GB", 112, 14),
+        ("NVIDIA L4", 121, 30.3),
+        ("NVIDIA L40S", 362, 91.6),
+        ("NVIDIA GeForce RTX 4090", 165.2, 82.6),
+        ("AMD Instinct MI300X", 1307.4, 163.4),
+    ],
+)
+def test_known_gpus(name, half, single):
+    assert known_peak_tflops(name, "bf16") == known_peak_tflops(name, "fp16") == half
+    assert known_peak_tflops(name, "fp32") == single
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "NVIDIA RTX A4000",
+        "NVIDIA A1000",
+        "NVIDIA A100-SXM4-40GB MIG 1g.5gb",
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+        "Quadro T400",
+        "NVIDIA XH100",
+    ],
+)
+def test_a_name_that_only_resembles_a_known_gpu_has_no_peak(name):
+    assert known_peak_tflops(name, "bf16") is None
+
+
+def test_configured_peak_goes_first_and_a_cpu_has_none():
+    assert peak_tflops(123.0, CPU, "fp32") == 123.0
+    assert peak_tflops(None, CPU, "fp32") is None
+
+
+def test_what_is_not_known_is_left_out():
+    arguments = {"lm_loss": 2.0, "learning_rate": 1e-3, "consumed_tokens": 100}
+    assert training_metrics(grad_norm=None, loss_scale=None, **arguments) == {
+        "train/lm_loss": 2.0,
+        "train/learning_rate": 1e-3,
+        "train/consumed_tokens": 100,
+    }
+    full = training_metrics(grad_norm=0.5, loss_scale=65536.0, **arguments)
+    assert (full["train/grad_norm"], full["train/loss_scale"]) == (0.5, 65536.0)
+
+
+@settings(deadline=None)  # machines are shared
+@given(st.floats(allow_nan=True, allow_infinity=True))
+def test_perplexity_never_raises(loss):
+    metrics = validation_metrics(loss)
+    if loss < 700:
+        assert metrics["validation/lm_loss_ppl"] == math.exp(loss)
+    json.dumps(metrics)
+
+
+def test_memory_on_a_cpu_is_the_process_in_bytes():
+    # a process that imported torch holds more than 50 MB and less than this machine's address space
+    assert 50e6 < memory_metrics(CPU)["memory/max_allocated"] < 1e12

@@ -1,0 +1,47 @@
+"""Steps of the engine on a small model, in the workers of a group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from neox.config.read import config_from_values
+from neox.data.batches import Batch
+from neox.parallel.topology import Topology
+from neox.training.engine import Engine
+
+VOCAB, SEQ, ROWS = 65, 16, 4
+LEARNING_RATE = 1e-2
+
+
+def samples() -> Iterator[Batch]:
+    """The same batch again and again: a model that learns at all learns it."""
+    tokens = torch.randint(VOCAB, (ROWS, SEQ + 1), generator=torch.Generator().manual_seed(5))
+    while True:
+        yield Batch(tokens[:, :-1], tokens[:, 1:], torch.ones(ROWS, SEQ))
+
+
+def losses_and_norms(topology: Topology, *, rows: list[dict], steps: int) -> list[tuple[list[float], list[float]]]:
+    """Losses and gradient norms of an engine for each row of configuration keys; one replica, clipping is active."""
+    results = []
+    for keys in rows:
+        values = {
+            "num_layers": 2,
+            "hidden_size": 32,
+            "num_attention_heads": 4,
+            "max_position_embeddings": SEQ,
+            "tokenizer_type": "CharLevelTokenizer",
+            "train_batch_size": ROWS,
+            "train_iters": steps,
+            "gradient_clipping": 0.5,
+            "num_gpus": topology.world_size,
+            "model_parallel_size": topology.tensor_size,
+            **keys,
+        }
+        engine = Engine(config_from_values(values), topology, VOCAB)
+        batches = samples()
+        done = [engine.train_step(batches, LEARNING_RATE) for _ in range(steps)]
+        assert not any(step.skipped for step in done)
+        results.append(([float(step.loss) for step in done], [float(step.grad_norm) for step in done]))
+    return results

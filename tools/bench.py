@@ -1,0 +1,95 @@
+"""Measure the product against its peers, in one run on one machine.
+
+    python tools/bench.py train                                  # the quickstart's model and 125M, fp32 and bf16
+    python tools/bench.py train --shape 125M --precision bf16 --steps 20 --json
+
+Speed on a shared machine swings: the contestants take turns, medians are compared, and CPU-seconds stand beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+# `python tools/bench.py` puts tools/ on the path, not the folder above it that holds neox/
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from neox.config.errors import ConfigError
+from neox.config.resolve import cuda_devices
+from tools.benchmarks.plain import PRECISIONS
+from tools.benchmarks.shapes import SHAPES
+from tools.benchmarks.train import TrainBench, bench_train, print_result
+
+# by device: what is measured where nothing is said
+DEFAULT_SHAPES = {"cpu": ("quickstart", "125M"), "cuda": ("125M", "350M")}
+DEFAULT_PRECISIONS = {"cpu": ("fp32", "bf16"), "cuda": ("bf16",)}
+DEFAULT_STAGES = {"cpu": (0, 1), "cuda": (0,)}
+ROUNDS = 8
+WRONG_INPUT = 2
+
+
+def main(arguments: list[str]) -> int:
+    """Run the tool; the exit code."""
+    options = _parser().parse_args(arguments)
+    console = Console(stderr=options.json, soft_wrap=True)
+    if options.device == "cuda" and not cuda_devices():
+        console.print("--device cuda: this machine shows no CUDA device")
+        return WRONG_INPUT
+    bench = TrainBench(
+        device=options.device,
+        shapes=tuple(options.shape or DEFAULT_SHAPES[options.device]),
+        precisions=tuple(options.precision or DEFAULT_PRECISIONS[options.device]),
+        zero_stages=tuple(DEFAULT_STAGES[options.device] if options.zero is None else options.zero),
+        compiled=options.device == "cuda" if options.compiled is None else options.compiled,
+        rounds=ROUNDS if options.steps is None else min(ROUNDS, options.steps),
+        steps_per_turn=None if options.steps is None else -(-options.steps // ROUNDS),
+        seq_length=options.seq,
+        micro_batch_size=options.micro_batch,
+    )
+    try:
+        result = bench_train(bench, console)
+    except ConfigError as error:
+        console.print(str(error), style="red", markup=False)
+        return WRONG_INPUT
+    if options.json:
+        print(json.dumps(result))
+    else:
+        print_result(result, console)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    commands = parser.add_subparsers(required=True, metavar="WHAT")
+    train = commands.add_parser("train", help="training steps against a plain PyTorch loop", allow_abbrev=False)
+    train.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    train.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if cuda_devices() else "cpu")
+    train.add_argument("--shape", choices=SHAPES, nargs="+", help="models to measure")
+    train.add_argument("--precision", choices=PRECISIONS, nargs="+", help="number formats to measure")
+    train.add_argument("--zero", type=int, choices=(0, 1, 2, 3), nargs="+", help="ZeRO stages to measure")
+    train.add_argument("--steps", type=_positive, help="timed steps of each contestant, in up to 8 turns")
+    train.add_argument("--seq", type=_positive, help="tokens in a sample; the config's by default")
+    train.add_argument("--micro-batch", type=_positive, help="samples in a step; by shape and device by default")
+    train.add_argument(
+        "--compiled",
+        action=argparse.BooleanOptionalAction,
+        help="measure the plain loop under torch.compile too (by default on a GPU)",
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

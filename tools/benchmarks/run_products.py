@@ -1,0 +1,85 @@
+"""The floor of the benchmark: the model's matrix products alone, forward and backward, in the precision of the run.
+
+Its rate is what the machine gives to matrix products of these shapes; a training step's share of it is comparable between
+machines, other than a share of a data sheet's peak. Started by tools/benchmarks/contest.py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from neox.config.handover import unpack
+from neox.config.sections import ModelConfig
+from neox.config.shapes import ffn_width
+from neox.config.sizes import padded_vocab_size
+from tools.benchmarks.serve import Turn, contestant_parser, serve
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def layer_products(model: ModelConfig, vocab_size: int) -> list[tuple[int, int, int]]:
+    """(inputs, outputs, how often) of the model's linear layers."""
+    hidden, width = model.hidden_size, ffn_width(model)
+    block = [(hidden, 3 * hidden), (hidden, hidden), (hidden, width), (width, hidden)]
+    head = (hidden, padded_vocab_size(model, vocab_size), 1)
+    return [(inputs, outputs, model.num_layers) for inputs, outputs in block] + [head]
+
+
+def product_flops(model: ModelConfig, vocab_size: int, tokens: int) -> float:
+    """Operations of all their products, forward and backward."""
+    return sum(6.0 * tokens * inputs * outputs * count for inputs, outputs, count in layer_products(model, vocab_size))
+
+
+def products_turn(
+    model: ModelConfig, vocab_size: int, tokens: int, dtype: torch.dtype, device: torch.device
+) -> Callable[[int], Turn]:
+    """A turn: each shape is timed once a step, and counted as often as the model has it."""
+    layers = []
+    for inputs, outputs, count in layer_products(model, vocab_size):
+        layers.append(
+            (
+                torch.randn(tokens, inputs, device=device).to(dtype),
+                torch.randn(outputs, inputs, device=device).to(dtype),
+                torch.randn(tokens, outputs, device=device).to(dtype),
+                count,
+            )
+        )
+
+    def turn(steps: int) -> Turn:
+        seconds = cpu_seconds = 0.0
+        for _ in range(steps):
+            for hidden, weight, gradient, count in layers:
+                start, cpu_start = time.perf_counter(), time.process_time()
+                _three_products(hidden, weight, gradient)
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
+                seconds += count * (time.perf_counter() - start)
+                cpu_seconds += count * (time.process_time() - cpu_start)
+        return {"seconds": seconds / steps, "cpu_seconds": cpu_seconds / steps, "loss": 0.0}
+
+    return turn
+
+
+def _three_products(hidden: Tensor, weight: Tensor, gradient: Tensor) -> None:
+    """What a linear layer does in a step: its output, and the gradients of its input and weight."""
+    torch.mm(hidden, weight.t())
+    torch.mm(gradient, weight)
+    torch.mm(gradient.t(), hidden)
+
+
+def main() -> None:
+    """Serve the matrix products."""
+    arguments = contestant_parser().parse_args()
+    config = unpack(arguments.config)
+    device = torch.device("cpu" if config.run.distributed_backend == "gloo" else "cuda")
+    tokens = config.batch.train_batch_size * config.model.seq_length
+    dtype = PRECISIONS[config.precision.precision]
+    serve(arguments.answers, lambda: products_turn(config.model, arguments.vocab_size, tokens, dtype, device), device)
+
+
+if __name__ == "__main__":
+    main()

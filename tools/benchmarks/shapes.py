@@ -1,0 +1,69 @@
+"""The models that are measured, by name: a shipped config, with what the benchmark needs on top of it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from neox.config.read import read_config
+from neox.config.sections import Config
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@dataclass(frozen=True)
+class BenchShape:
+    """One model of the benchmark."""
+
+    config: str  # file under configs/
+    vocab_size: int  # unpadded
+    micro_batch_size: dict[str, int]  # by device
+    steps_per_turn: dict[str, int]
+    overrides: tuple[str, ...] = ()
+
+
+SHAPES = {
+    "quickstart": BenchShape("shakespeare.yml", 512, {"cpu": 16, "cuda": 16}, {"cpu": 8, "cuda": 50}),
+    "125M": BenchShape("125M.yml", 50_257, {"cpu": 1, "cuda": 4}, {"cpu": 1, "cuda": 10}),
+    "350M": BenchShape(
+        "125M.yml",
+        50_257,
+        {"cpu": 1, "cuda": 4},
+        {"cpu": 1, "cuda": 10},
+        ("num_layers=24", "hidden_size=1024", "num_attention_heads=16"),
+    ),
+}
+
+
+def bench_config(
+    name: str,
+    *,
+    precision: str,
+    zero_stage: int,
+    device: str,
+    seq_length: int | None = None,
+    micro_batch_size: int | None = None,
+) -> Config:
+    """The resolved configuration of a named shape: one process, one micro-batch a step, nothing recomputed."""
+    shape = SHAPES[name]
+    batch = micro_batch_size or shape.micro_batch_size[device]
+    overrides = [
+        *shape.overrides,
+        f"precision={precision}",
+        f"zero_optimization.stage={zero_stage}",
+        f"distributed_backend={'gloo' if device == 'cpu' else 'nccl'}",
+        f"train_micro_batch_size_per_gpu={batch}",
+        f"train_batch_size={batch}",
+        "num_gpus=1",
+        "checkpoint_activations=false",
+    ]
+    if seq_length is not None:
+        overrides.append(f"seq_length={seq_length}")
+    # a dry run: the data set need not be there, its place is taken by random tokens
+    return read_config([ROOT / "configs" / shape.config], overrides=overrides, dry_run=True).config
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
