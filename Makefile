@@ -23,7 +23,9 @@ quickstart: $(VENV)/.installed
 		--output-prefix data/shakespeare_char --tokenizer-type CharLevelTokenizer --append-eod
 	$(RUN) deepy.py train.py configs/shakespeare.yml configs/2xcpu.yml
 	$(RUN) tools/report.py logs/shakespeare --output logs/shakespeare/loss.png
-	$(RUN) deepy.py generate.py configs/shakespeare.yml --set temperature=0.8 maximum_tokens=400
+	$(RUN) deepy.py generate.py configs/shakespeare.yml --set temperature=0.8 maximum_tokens=255 \
+		sample_output_file=logs/shakespeare/sample.jsonl
+	@$(RUN) -c 'import json; print("\nIt writes:\n\n" + json.loads(open("logs/shakespeare/sample.jsonl").readline())["text"])'
 
 test: $(VENV)/.installed-dev
 	$(RUN) -m pytest

@@ -105,14 +105,15 @@ def _write_rank(state: TrainingState, folder: Path) -> tuple[FileEntry, dict[str
     file = f"state_{topology.rank:05d}.safetensors"
     tensors = {f"random/{name}": value for name, value in _random_state(topology).items()}
     weights = {}
-    held = fragments(state.names, state.optimizer, moment_keys(state.optimizer))
-    for number, fragment in enumerate(held):
+    shared = [0] * topology.data_size  # elements that each replica has been given of what all of them hold
+    for fragment in fragments(state.names, state.optimizer, moment_keys(state.optimizer)):
         tensor_size = topology.tensor_size if _is_split(fragment.parameter) else 1
         shape = _full_shape(fragment.parameter, tensor_size)
-        whole = fragment.tensors[WEIGHT].numel() * tensor_size == torch.Size(shape).numel()
-        # several ranks hold the same: the replicas of a whole shard take turns, the tensor group's first rank has the norms
-        if whole and fragment.start == 0 and not _is_partitioned(state.optimizer):
-            if number % topology.data_size != topology.data_rank:
+        # the tensor group's first rank writes what all of them hold, and so do the replicas in turns
+        if not _is_partitioned(state.optimizer):
+            turn = shared.index(min(shared))
+            shared[turn] += fragment.tensors[WEIGHT].numel()
+            if turn != topology.data_rank:
                 continue
         if tensor_size == 1 and topology.tensor_rank > 0:
             continue
@@ -125,7 +126,8 @@ def _write_rank(state: TrainingState, folder: Path) -> tuple[FileEntry, dict[str
             fragment.start,
             fragment.tensors[WEIGHT].numel(),
         )
-        weights[fragment.name] = Weight(shape, fragment.parameter.partition_dim if tensor_size > 1 else None, (piece,))
+        partition_dim = fragment.parameter.partition_dim if _is_split(fragment.parameter) else None
+        weights[fragment.name] = Weight(shape, partition_dim, (piece,))
         tensors.update({f"{key}/{fragment.name}": value for key, value in fragment.tensors.items()})
     return write_tensors(folder / file, tensors), weights
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from neox.config.places import Complaint, Place
-from neox.config.yaml_nodes import Entries, Node, parse
+from neox.config.yaml_nodes import Entries, Node, Scalar, parse
 
 SUFFIXES = ("", ".yml", ".yaml", ".json")
 
@@ -123,10 +123,10 @@ def _override(entries: dict[str, Node], places: dict[str, Place], override: str,
     words = key.strip().replace("-", "_").split(".")
     if not equals or not all(words):
         return Complaint(place, "", "write KEY=VALUE, as in --set train_iters=100 zero_optimization.stage=1")
-    node, complaints = parse(text.strip() or "null", place.source, order, one_line=True)
+    node, complaints = parse(text.strip(), place.source, order, one_line=True)
     if complaints:
         return complaints[0]
-    assert node is not None, "the text of a value is never empty"
+    node = node or Scalar(None, "", plain=True, place=place)  # KEY= takes the value away
     old = entries.get(words[0])
     entries[words[0]] = _with(old, words[1:], node, place)
     if old is None or len(words) == 1:

@@ -305,7 +305,9 @@ class GenerationConfig(Section):
     top_k: NonNegativeInt = Field(0, description="sample among this many likeliest tokens; 0 means all")
     top_p: Fraction = Field(0.0, description="sample among the likeliest tokens of this total probability; 0 means all")
     maximum_tokens: PositiveInt = Field(64, description="longest continuation, in tokens")
-    prompt_end: Annotated[str, Field(min_length=1)] = Field("\n", description="text that ends a prompt in a file or at the terminal")
+    prompt_end: Annotated[str, Field(min_length=1)] = Field(
+        "\n", description="text that ends a prompt in a file or at the terminal"
+    )
     sample_input_file: str | None = Field(None, description="file of prompts")
     sample_output_file: str | None = Field(
         None, description="file of the JSON lines; the terminal where it is not given"

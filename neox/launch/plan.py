@@ -139,8 +139,8 @@ def _lines(plan: Plan, trains: bool) -> list[tuple[str, str]]:
         ("precision", f"{config.precision.precision}, ZeRO stage {config.optimization.zero_stage}"),
         (
             "memory",
-            f"about {_gigabytes(plan.memory['total'])} for each process: "
-            + ", ".join(f"{name} {_gigabytes(size)}" for name, size in plan.memory.items() if name != "total" and size),
+            f"about {_bytes(plan.memory['total'])} for each process: "
+            + ", ".join(f"{name} {_bytes(size)}" for name, size in plan.memory.items() if name != "total" and size),
         ),
     ]
     return lines
@@ -179,5 +179,5 @@ def _short(count: float) -> str:
     return f"{count:g}"
 
 
-def _gigabytes(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB"
+def _bytes(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

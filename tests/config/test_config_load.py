@@ -123,6 +123,7 @@ def test_overrides_replace_and_lead_into_dicts(write):
             "zero_optimization.stage=2",
             "attention_config=[[[local], all]]",
             "save=",
+            "log_dir=# nothing",
             "fp16.enabled=true",
         ],
     )
@@ -130,7 +131,7 @@ def test_overrides_replace_and_lead_into_dicts(write):
     assert (config.optimization.lr, config.optimization.optimizer.type) == (1e-4, "SGD")
     assert config.optimization.zero_stage == 2
     assert config.model.attention_config == [[["local"], "all"]]
-    assert config.checkpoint.save is None
+    assert config.checkpoint.save is config.monitor.log_dir is None
     assert config.precision.precision == "fp16"
 
 

@@ -16,6 +16,7 @@ from statistics import median
 from typing import Any
 
 from neox.config.handover import pack
+from neox.config.resolve import cuda_devices
 from neox.config.sections import Config
 from neox.launch.argv import local_workers
 from neox.launch.port import free_port
@@ -61,7 +62,8 @@ class Contestant:
             root=str(ROOT),
             environ=os.environ,
             cores=cores(),
-            port=free_port(0),
+            port=free_port(None),
+            devices=0 if device == "cpu" else cuda_devices(),
         )[0]
         hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
         reading, writing = os.pipe()
