@@ -28,7 +28,7 @@ quickstart: $(VENV)/.installed
 	@$(RUN) -c 'import json; print("\nIt writes:\n\n" + json.loads(open("logs/shakespeare/sample.jsonl").readline())["text"])'
 
 test: $(VENV)/.installed-dev
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from neox.checkpoint import layout
@@ -20,7 +21,7 @@ def newest(folder: Path, topology: Topology) -> tuple[Path | None, list[str]]:
     for step in found:
         candidate = folder / layout.step_name(step)
         try:
-            together(lambda: layout.verify(candidate, topology.rank, topology.world_size) and None, CheckpointError)
+            together(partial(_verify_share, candidate, topology), CheckpointError)
         except CheckpointError as error:
             warnings.append(f"{candidate.name} is damaged and was passed over: {error}")
             continue
@@ -32,3 +33,8 @@ def newest(folder: Path, topology: Topology) -> tuple[Path | None, list[str]]:
             )
         )
     return None, warnings
+
+
+def _verify_share(candidate: Path, topology: Topology) -> None:
+    """Check this rank's share of the files."""
+    layout.verify(candidate, topology.rank, topology.world_size)

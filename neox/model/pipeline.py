@@ -5,6 +5,8 @@ Only hidden states cross the stages: positions and masks are made where they are
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Iterator
 from functools import partial
 
@@ -48,17 +50,18 @@ def pipeline_module(
         labels, weights = labels_and_weights
         return cross_entropy(logits, labels, weights, vocab_size=vocab_size, topology=topology)
 
-    stage = PipelineModule(
-        layers=[_stage_layer(spec) for spec in specs],
-        topology=PipeModelDataParallelTopology(
-            num_pp=topology.pipe_size, num_mp=topology.tensor_size, num_dp=topology.data_size
-        ),
-        loss_fn=loss,
-        partition_method="type:Block",
-        activation_checkpoint_interval=int(recompute is not None and recompute.checkpoint_activations),
-        activation_checkpoint_func=partial(checkpoint, use_reentrant=False, preserve_rng_state=has_dropout(model)),
-        checkpointable_layers=["Block"],
-    )
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints its layers; the plan has said where they are
+        stage = PipelineModule(
+            layers=[_stage_layer(spec) for spec in specs],
+            topology=PipeModelDataParallelTopology(
+                num_pp=topology.pipe_size, num_mp=topology.tensor_size, num_dp=topology.data_size
+            ),
+            loss_fn=loss,
+            partition_method="type:Block",
+            activation_checkpoint_interval=int(recompute is not None and recompute.checkpoint_activations),
+            activation_checkpoint_func=partial(checkpoint, use_reentrant=False, preserve_rng_state=has_dropout(model)),
+            checkpointable_layers=["Block"],
+        )
     if seed is not None:
         for index, layer in indexed_layers(stage):
             initialize_weights(layer, model=model, seed=seed, index=index, topology=topology)

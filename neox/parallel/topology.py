@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,12 @@ import torch.distributed as dist
 
 from neox.config.sections import ParallelConfig
 from neox.parallel.megatron import parallel_state
+
+# what torch says, on every rank, of calls that DeepSpeed and megatron-core make
+EXPECTED_WARNINGS = (
+    r"`torch\.distributed\.\w+` is deprecated",
+    r"c10d::broadcast_: an autograd kernel was not registered",
+)
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,8 @@ def initialize(parallel: ParallelConfig, backend: str | None = None) -> Topology
     Reads RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT; without them this is a run of one process. backend
     None means nccl with CUDA and gloo without.
     """
+    for message in EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
     use_cuda = torch.cuda.is_available() and backend != "gloo"
     backend = backend or ("nccl" if use_cuda else "gloo")
     if "RANK" not in os.environ:

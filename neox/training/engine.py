@@ -59,13 +59,13 @@ class Engine:
         self._owns_norm = plain and config.precision.precision == "fp32"
         if self._owns_norm:
             settings["gradient_clipping"] = 0.0
-        model_arguments = dict(
-            recompute=config.recompute,
-            vocab_size=vocab_size,
-            sequence_parallel=config.parallel.sequence_parallel,
-            topology=topology,
-            seed=config.run.seed,
-        )
+        model_arguments = {
+            "recompute": config.recompute,
+            "vocab_size": vocab_size,
+            "sequence_parallel": config.parallel.sequence_parallel,
+            "topology": topology,
+            "seed": config.run.seed,
+        }
         build = pipeline.pipeline_module if self._pipelined else GPT
         module = build(config.model, **model_arguments)
         self._vocab_size = vocab_size

@@ -8,12 +8,12 @@ from neox.config.sections import OptimizerConfig
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
-    """Matrices decay; norms and biases, which have one dimension, do not."""
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [parameter for parameter in parameters if parameter.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in parameters if parameter.dim() < 2], "weight_decay": 0.0},
-    ]
+    """Matrices decay; norms and biases do not. A gated MLP's bias has two dimensions, so names decide too."""
+    decayed, spared = [], []
+    for name, parameter in module.named_parameters():
+        is_matrix = parameter.dim() >= 2 and not name.endswith("bias")
+        (decayed if is_matrix else spared).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 
 
@@ -24,4 +24,3 @@ def build_optimizer(config: OptimizerConfig, module: nn.Module) -> optim.Optimiz
     if config.optimizer.type == "SGD":
         return optim.SGD(groups, lr=params.lr, momentum=params.momentum, fused=True)
     return optim.AdamW(groups, lr=params.lr, betas=params.betas, eps=params.eps, fused=True)
-

@@ -112,7 +112,9 @@ def resume(engine: Engine, config: CheckpointConfig, topology: Topology) -> Prog
         folder, warnings = newest(Path(config.load), topology)
         _say(topology, *warnings)
         if folder is None:
-            raise CheckpointError(f"load: {config.load} holds no checkpoint; correct it, or remove the key to start anew")
+            raise CheckpointError(
+                f"load: {config.load} holds no checkpoint; correct it, or remove the key to start anew"
+            )
         progress = checkpoint.restore(engine.state, folder, weights_only=config.finetune)
         _say(topology, f"loaded {'the weights of ' if config.finetune else ''}{folder}")
         return progress

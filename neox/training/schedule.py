@@ -23,7 +23,7 @@ def learning_rate(config: OptimizerConfig, step: int) -> float:
 
 # share of the way from min_lr to lr that is left, for a progress from 0 to 1
 DECAYS = {
-    "constant": lambda progress: 1.0,
+    "constant": lambda _: 1.0,
     "linear": lambda progress: 1.0 - progress,
     "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
 }

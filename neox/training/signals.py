@@ -24,7 +24,7 @@ class StopRequest:
         for number in STOP_SIGNALS:
             signal.signal(number, self._request)
 
-    def _request(self, number: int, frame: object) -> None:
+    def _request(self, *_: object) -> None:
         self._requested = True
 
     def agreed(self) -> bool:

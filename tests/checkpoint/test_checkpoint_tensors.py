@@ -12,7 +12,9 @@ from neox.checkpoint.layout import CheckpointError, file_entry
 from neox.checkpoint.tensors import INDEX, Piece, StateReader, Weight, encode_index, write_tensors
 
 
-def write_layout(folder: Path, whole: torch.Tensor, partition_dim: int | None, tensor_size: int, cuts: list[int]) -> None:
+def write_layout(
+    folder: Path, whole: torch.Tensor, partition_dim: int | None, tensor_size: int, cuts: list[int]
+) -> None:
     """Write `whole` as `tensor_size` ranks would, each with its flattened shard cut into ranges at `cuts`."""
     shards = [whole] if partition_dim is None else whole.chunk(tensor_size, partition_dim)
     pieces = []

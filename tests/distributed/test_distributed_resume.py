@@ -59,7 +59,14 @@ def test_stopping_and_starting_again_changes_nothing(mode, straight, char_data: 
 
 @pytest.mark.parametrize(
     "fault",
-    ["step:kill9:4", "mid_shard:half:2", "before_manifest:kill9:2", "before_rename:kill9:2", "before_latest:kill9:2", "after_latest:kill9:1"],
+    [
+        "step:kill9:4",
+        "mid_shard:half:2",
+        "before_manifest:kill9:2",
+        "before_rename:kill9:2",
+        "before_latest:kill9:2",
+        "after_latest:kill9:1",
+    ],
 )
 def test_a_killed_run_continues_bit_for_bit(fault: str, straight, char_data: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path, char_data, **SIX_STEPS)
@@ -122,7 +129,7 @@ def test_a_full_disk_keeps_the_older_checkpoint(char_data: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-def test_a_signal_saves_and_exits_75(number, straight, char_data: Path, tmp_path: Path) -> None:
+def test_a_signal_saves_and_exits_75(number, char_data: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path, char_data, **{**SIX_STEPS, "checkpoint_factor": 100})
     # the run has many steps while it is asked to stop, and its own number of them afterwards
     process = start("train.py", config, "--set", "train_iters=100000", "lr_decay_iters=6")
