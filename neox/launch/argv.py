@@ -44,8 +44,12 @@ def local_workers(
     `packed` is the handed-over configuration, `root` the folder that `import neox` is found in, `environ` what the workers
     inherit, `cores` the cores they share, `port` the one they meet at, `devices` this machine's CUDA devices.
     """
-    # DeepSpeed warns, on every rank, where it has to find out by itself that there is no GPU
-    accelerator = {} if devices else {"DS_ACCELERATOR": "cpu"}
+    without_gpu = {
+        # DeepSpeed warns, on every rank, where it has to find out by itself that there is no GPU
+        "DS_ACCELERATOR": "cpu",
+        # large pages: a step's tensors come and go, and page by page that costs a tenth of the step
+        "GLIBC_TUNABLES": _joined("glibc.malloc.hugetlb=1", environ.get("GLIBC_TUNABLES", "")),
+    }
     processes = launch.num_gpus
     assert processes is not None, "resolve() fills num_gpus"
     shared = {
@@ -55,13 +59,13 @@ def local_workers(
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": environ.get("OMP_NUM_THREADS") or str(max(1, cores // processes)),
         "PYTHONPATH": _joined(root, environ.get("PYTHONPATH", "")),
-        **accelerator,
+        **({} if devices else without_gpu),
     }
     argv = (python, "-u", script, "--config", packed)
     return [Worker(rank, argv, {"RANK": str(rank), "LOCAL_RANK": str(rank), **shared}) for rank in range(processes)]
 
 
 def _joined(first: str, others: str) -> str:
-    """A search path that starts with first."""
+    """A list with colons that starts with first; what follows is what was there before."""
     rest: Sequence[str] = [part for part in others.split(":") if part and part != first]
     return ":".join([first, *rest])

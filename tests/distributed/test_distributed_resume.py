@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from support.runs import ROOT, curve, finish, run, start, weights, write_config
 
 from neox.checkpoint import layout
@@ -78,13 +79,13 @@ def test_a_killed_run_continues_bit_for_bit(fault: str, straight, char_data: Pat
 
 
 def test_a_restore_that_forgets_the_moments_is_seen(straight, char_data: Path, tmp_path: Path) -> None:
-    """The comparison can fail: with the moments taken out of the checkpoint, the continued run differs."""
+    """The comparison can fail: with the first moments of Adam set to zero, the continued run differs."""
     config = write_config(tmp_path, char_data, **SIX_STEPS)
     run("train.py", config, "--set", "exit_interval=3")
     folder = tmp_path / "checkpoints" / "global_step3"
-    index = json.loads((folder / "index.json").read_text())
-    index["moments"] = []
-    (folder / "index.json").write_text(json.dumps(index))
+    for path in folder.glob("state_*"):
+        tensors = load_file(path)
+        save_file({name: value * (not name.startswith("exp_avg/")) for name, value in tensors.items()}, path)
     sign_again(folder)
     run("train.py", config)
     assert not same_run(tmp_path, straight("fp32-zero0"))

@@ -47,8 +47,9 @@ def test_arguments_and_environment():
     assert {**first.environment, "RANK": "1", "LOCAL_RANK": "1"} == second.environment
 
 
-def test_deepspeed_is_told_that_there_is_no_gpu():
+def test_what_a_machine_without_a_gpu_needs():
     assert workers(devices=0)[0].environment["DS_ACCELERATOR"] == "cpu"
+    assert workers(devices=0)[0].environment["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
 
 
 def test_the_command_can_be_pasted():

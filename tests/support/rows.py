@@ -6,6 +6,7 @@ lists the config files, separated by `:`; the config that deepy.py was given onl
 
 import os
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import deepspeed
 import deepspeed.utils.groups
 
 from neox.config.read import read_config
+from neox.launch.port import free_port
 from neox.training.pretrain import pretrain
 
 
@@ -22,10 +24,20 @@ def forget_processes() -> None:
     deepspeed.utils.groups._WORLD_GROUP = None
 
 
-first_port = int(os.environ["MASTER_PORT"])
-for number, path in enumerate(os.environ["NEOX_ROWS"].split(":")):
-    # a fast rank would find the slow one's store of the row before
-    os.environ["MASTER_PORT"] = str(first_port + number)
+def meet(path: Path) -> None:
+    """Agree on a new port for a row: on the old one, a fast rank would find the slow one's store of the row before."""
+    agreed = path.with_suffix(".port")
+    if os.environ["RANK"] == "0":
+        draft = path.with_suffix(".port.draft")
+        draft.write_text(str(free_port(None)))
+        draft.rename(agreed)
+    while not agreed.exists():
+        time.sleep(0.01)
+    os.environ["MASTER_PORT"] = agreed.read_text()
+
+
+for path in os.environ["NEOX_ROWS"].split(":"):
+    meet(Path(path))
     try:
         assert not pretrain(read_config([path]).config).interrupted
     except Exception:

@@ -28,12 +28,16 @@ WARMUP_STEPS = 2
 
 @dataclass(frozen=True)
 class Entry:
-    """Who takes part: a name, its script in this folder, its arguments, its configuration."""
+    """Who takes part.
+
+    launched: started with all that our launcher sets, as the product is; others get the same threads, and nothing else.
+    """
 
     name: str
-    script: str
+    script: str  # in this folder
     arguments: tuple[str, ...]
     config: Config
+    launched: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,12 +69,16 @@ class Contestant:
             port=free_port(None),
             devices=0 if device == "cpu" else cuda_devices(),
         )[0]
-        hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
+        environment = dict(worker.environment)
+        if not entry.launched:
+            environment = {name: environment[name] for name in ("OMP_NUM_THREADS", "PYTHONPATH")}
+        if device == "cpu":
+            environment["CUDA_VISIBLE_DEVICES"] = ""
         reading, writing = os.pipe()
         self._answers = os.fdopen(reading)
         self._process = subprocess.Popen(
             [*worker.argv, "--answers", str(writing), *entry.arguments],
-            env={**os.environ, **worker.environment, **hidden},
+            env={**os.environ, **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             pass_fds=[writing],

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
 from neox.config.handover import unpack
 from neox.config.sections import ModelConfig
@@ -40,21 +39,20 @@ def products_turn(
     """A turn: each shape is timed once a step, and counted as often as the model has it."""
     layers = []
     for inputs, outputs, count in layer_products(model, vocab_size):
-        layers.append(
-            (
-                torch.randn(tokens, inputs, device=device).to(dtype),
-                torch.randn(outputs, inputs, device=device).to(dtype),
-                torch.randn(tokens, outputs, device=device).to(dtype),
-                count,
-            )
-        )
+        shapes = ((tokens, inputs), (outputs, inputs), (tokens, outputs))
+        operands = [torch.randn(shape, device=device).to(dtype) for shape in shapes]
+        # results have their place beforehand: the rate is that of the products, not of the allocator
+        layers.append((*operands, [torch.empty_like(operand) for operand in operands], count))
 
     def turn(steps: int) -> Turn:
         seconds = cpu_seconds = 0.0
         for _ in range(steps):
-            for hidden, weight, gradient, count in layers:
+            for hidden, weight, gradient, results, count in layers:
                 start, cpu_start = time.perf_counter(), time.process_time()
-                _three_products(hidden, weight, gradient)
+                # what a linear layer does in a step: the gradients of its input and weight, and its output
+                torch.mm(gradient, weight, out=results[0])
+                torch.mm(gradient.t(), hidden, out=results[1])
+                torch.mm(hidden, weight.t(), out=results[2])
                 if device.type == "cuda":
                     torch.cuda.synchronize()
                 seconds += count * (time.perf_counter() - start)
@@ -62,13 +60,6 @@ def products_turn(
         return {"seconds": seconds / steps, "cpu_seconds": cpu_seconds / steps, "loss": 0.0}
 
     return turn
-
-
-def _three_products(hidden: Tensor, weight: Tensor, gradient: Tensor) -> None:
-    """What a linear layer does in a step: its output, and the gradients of its input and weight."""
-    torch.mm(hidden, weight.t())
-    torch.mm(gradient, weight)
-    torch.mm(gradient.t(), hidden)
 
 
 def main() -> None:

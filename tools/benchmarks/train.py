@@ -141,9 +141,9 @@ def _row(
         for mode, compiled in peers
     ]
     entries = [
-        Entry(f"neox ZeRO {stage}", "run_neox.py", vocabulary, config),
+        Entry(f"neox ZeRO {stage}", "run_neox.py", vocabulary, config, launched=True),
         *plain,
-        Entry(PRODUCTS, "run_products.py", vocabulary, config),
+        Entry(PRODUCTS, "run_products.py", vocabulary, config, launched=True),
     ]
     scores = contest(
         entries,
