@@ -181,3 +181,33 @@ def test_conf_dir_between_the_arguments(folder):
     for arguments in (("-d", "configs", "a", "b"), ("a", "-d", "configs", "b"), ("a", "b", "-d", "configs")):
         done = deepy(folder, "train.py", *arguments, "--dry-run", "--json")
         assert json.loads(done.stdout)["config"]["run"]["seed"] == 7, done.stderr
+
+
+def test_the_shell_completes_scripts_and_keys(folder):
+    def completed(line):
+        environment = {
+            "_ARGCOMPLETE": "1",
+            "_ARGCOMPLETE_STDOUT_FILENAME": str(folder / "completions"),
+            "_ARGCOMPLETE_IFS": " ",
+            "_ARGCOMPLETE_SUPPRESS_SPACE": "1",
+            "COMP_LINE": line,
+            "COMP_POINT": str(len(line)),
+        }
+        assert deepy(folder, **environment).returncode == 0
+        return (folder / "completions").read_text().split()
+
+    assert "train.py" in completed("deepy.py tra")
+    assert completed("deepy.py train.py a.yml --explain optimizer.params.l") == ["optimizer.params.lr"]
+    assert "rotary_pct=" in completed("deepy.py train.py a.yml --set rotary")
+
+
+def test_questions_about_keys(folder):
+    done = deepy(folder, "train.py", "a.yml", "--explain", "hidden_size", "train_batch_size")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "hidden_size: 64\n  set at a.yml:1:35\n" in done.stdout
+    assert deepy(folder, "train.py", "a.yml", "--explain", "hidensize").returncode == 2
+    found = deepy(folder, "--keys", "rotary")
+    assert found.returncode == 0
+    assert "rotary_pct: share of each head's dimensions that rotate" in found.stdout
+    assert deepy(folder, "--keys", "nosuchword").returncode == 2
+    assert "SCRIPT and CONFIG are missing" in deepy(folder).stderr
