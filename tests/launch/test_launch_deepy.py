@@ -204,7 +204,7 @@ def test_the_shell_completes_scripts_and_keys(folder):
 def test_questions_about_keys(folder):
     done = deepy(folder, "train.py", "a.yml", "--explain", "hidden_size", "train_batch_size")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "hidden_size: 64\n  set at a.yml:1:35\n" in done.stdout
+    assert "hidden_size: 64\n  set at a.yml:1:19\n" in done.stdout
     assert deepy(folder, "train.py", "a.yml", "--explain", "hidensize").returncode == 2
     found = deepy(folder, "--keys", "rotary")
     assert found.returncode == 0
