@@ -22,7 +22,6 @@ from neox.config.sizes import (
     padded_vocab_size,
     parameter_counts,
 )
-from neox.launch.argv import Worker
 
 NAME_WIDTH = 12
 
@@ -37,7 +36,7 @@ class Plan:
     parameters: ParameterCounts
     flops_per_token: float
     memory: dict[str, int]  # bytes of the fullest GPU by parts, and their total
-    workers: Sequence[Worker]
+    commands: Sequence[Sequence[str]]
     notes: Sequence[str]
 
     @property
@@ -71,7 +70,7 @@ class Plan:
             },
             "memory": {"per_gpu_bytes": self.memory["total"], **parts},
             "steps": batch.train_iters or 0,
-            "commands": [worker.command() for worker in self.workers],
+            "commands": [list(command) for command in self.commands],
             "config": config.model_dump(mode="json"),
             "vocab_size": self.vocab_size,
             "notes": list(self.notes),
@@ -79,7 +78,7 @@ class Plan:
 
 
 def make_plan(
-    script: str, config: Config, vocab_size: int, workers: Sequence[Worker], notes: Sequence[str] = ()
+    script: str, config: Config, vocab_size: int, commands: Sequence[Sequence[str]], notes: Sequence[str] = ()
 ) -> Plan:
     """The plan of a resolved configuration."""
     return Plan(
@@ -89,7 +88,7 @@ def make_plan(
         parameters=parameter_counts(config.model, vocab_size),
         flops_per_token=flops_per_token(config.model, vocab_size),
         memory=memory_bytes(config, vocab_size),
-        workers=workers,
+        commands=commands,
         notes=notes,
     )
 
@@ -100,7 +99,7 @@ def print_plan(plan: Plan, console: Console, trains: bool, commands: bool) -> No
         console.print(Text.assemble((name.ljust(NAME_WIDTH), "bold"), words), soft_wrap=True)
     for note in plan.notes:
         console.print(Text.assemble(("note".ljust(NAME_WIDTH), "yellow"), note), soft_wrap=True)
-    for words in _commands(plan.workers) if commands else []:
+    for words in _commands(plan.commands) if commands else []:
         console.print(Text.assemble(("command".ljust(NAME_WIDTH), "bold"), words), soft_wrap=True)
 
 
@@ -160,13 +159,11 @@ def _layout(config: Config) -> str:
     return words
 
 
-def _commands(workers: Sequence[Worker]) -> list[str]:
-    """The command of the first rank, and how those of the others differ."""
-    first = workers[0]
-    words = [shlex.join(first.command())]
-    if len(workers) > 1:
-        last = workers[-1].rank
-        others = "1" if last == 1 else f"1 to {last}"
+def _commands(commands: Sequence[Sequence[str]]) -> list[str]:
+    """The first command, and how those of the other ranks differ."""
+    words = [shlex.join(commands[0])]
+    if len(commands) > 1:
+        others = "1" if len(commands) == 2 else f"1 to {len(commands) - 1}"
         words.append(f"and for rank {others} the same with RANK and LOCAL_RANK {others}")
     return words
 
