@@ -33,6 +33,7 @@ from neox.config.resolve import cuda_devices
 from neox.config.rules import vocabulary_fits
 from neox.launch.argv import LOCAL_ADDRESS, Node, launcher_argv, node_workers
 from neox.launch.cluster import check_installed, run_on_hosts
+from neox.launch.orders import Orders
 from neox.launch.plan import Plan, make_plan, print_plan
 from neox.launch.port import free_port
 from neox.launch.supervise import supervise
@@ -200,10 +201,13 @@ def _start(script: Path, resolved: Resolved, notes: list[str], folder: Path, dry
     if launch.launcher != "local":
         # the hosts as they were asked for: what is resolved holds their number only
         hosts = hosts_of_run(resolved.written, cuda_devices(), dry_run, os.environ)
-        command = launcher_argv(launch, hosts, argv, root=str(ROOT), folder=str(Path.cwd()), port=free)
+        orders = Path.cwd() / f".neox-{os.getpid()}" / "orders"
+        command = launcher_argv(
+            launch, hosts, argv, root=str(ROOT), folder=str(Path.cwd()), orders=str(orders), port=free
+        )
         if not dry_run:
             check_installed(command[0])
-        return Start([command], lambda: run_on_hosts(command))
+        return Start([command], lambda: run_on_hosts(command, Orders(orders)))
     processes = config.parallel.world_size
     address = launch.master_addr or LOCAL_ADDRESS
     node = Node(0, tuple(range(processes)), processes, address, free, launch.network_interface)

@@ -3,7 +3,7 @@
 Pure: values in, values out. Secrets stay in the environment, and never enter an argument.
 
 On many nodes, pdsh, mpirun or srun starts one agent on each (`neox.launch.node`), which starts and watches the processes there. The
-agent is told the environment and every signal on its standard input, so no argument needs more care than `shlex` takes.
+agent reads the environment and every signal from a file of orders, so no argument needs more care than `shlex` takes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from neox.config.hosts import Host
 from neox.config.sections import LaunchConfig
 
 LOCAL_ADDRESS = "127.0.0.1"
-# What the processes on other hosts get of this environment; secrets among it travel on the agent's standard input.
+# What the processes on other hosts get of this environment; secrets are among it.
 FORWARDED = (
     "NCCL_",
     "GLOO_",
@@ -109,17 +109,19 @@ def launcher_argv(
     *,
     root: str,
     folder: str,
+    orders: str,
     port: int,
     python: str = sys.executable,
 ) -> list[str]:
     """The command that starts an agent on every host, for the launchers pdsh, openmpi and slurm.
 
-    `argv` is the script and its arguments, `root` the folder that `import neox` is found in, `folder` the one to run in, `port` the
-    one that all processes meet at.
+    `argv` is the script and its arguments, `root` the folder that `import neox` is found in, `folder` the one to run in, `orders` the
+    file that the agents read, `port` the one that all processes meet at.
     """
     agent = [
         *("env", f"PYTHONPATH={root}", python, "-u", "-m", "neox.launch.node"),
-        *("--folder", folder, "--slots", ":".join(",".join(map(str, host.slots)) for host in hosts)),
+        *("--folder", folder, "--orders", orders),
+        *("--slots", ":".join(",".join(map(str, host.slots)) for host in hosts)),
         *("--master-port", str(port)),
     ]
     if address := launch.master_addr or (hosts[0].name if launch.launcher != "slurm" else None):
@@ -138,7 +140,7 @@ def _pdsh(launch: LaunchConfig, hosts: Sequence[Host], agent: list[str], argv: l
 
 def _openmpi(launch: LaunchConfig, hosts: Sequence[Host], agent: list[str], argv: list[str]) -> list[str]:
     names = ",".join(f"{host.name}:1" for host in hosts)
-    command = ["mpirun", "--host", names, "-n", str(len(hosts)), "--bind-to", "none", "--stdin", "all"]
+    command = ["mpirun", "--host", names, "-n", str(len(hosts)), "--bind-to", "none"]
     return [*command, *launch.launcher_args, *agent, "--", *argv]
 
 

@@ -1,13 +1,12 @@
 """Run pdsh, mpirun or srun with an agent on every host, pass signals on to the agents, and tell how it ended.
 
-The agents hear through the launcher's standard input: the environment first, then a line for each signal. They end when it ends, also
-where this process is killed; so one that failed ends the others.
+The agents read their orders in a file, and end where their standard input does: with this process, also where it is killed. One that
+failed ends the others.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -22,7 +21,8 @@ from types import FrameType
 from neox.config.errors import ConfigError
 from neox.launch.argv import forwarded
 from neox.launch.node import ENDING, ENDINGS
-from neox.launch.supervise import DONE, FAILED, FORWARDED, GRACE_SECONDS, POLL_SECONDS, STOPPED, STOPPING
+from neox.launch.orders import Orders
+from neox.launch.supervise import DONE, FAILED, FORWARDED, GRACE_SECONDS, POLL_SECONDS, STOPPED, STOPPING, die_with
 
 
 def check_installed(program: str) -> None:
@@ -32,18 +32,22 @@ def check_installed(program: str) -> None:
 
 
 def run_on_hosts(
-    argv: Sequence[str], environ: Mapping[str, str] = os.environ, grace_seconds: float = GRACE_SECONDS
+    argv: Sequence[str], orders: Orders, environ: Mapping[str, str] = os.environ, grace_seconds: float = GRACE_SECONDS
 ) -> int:
-    """Run the launcher's command to its end; 0, 1 or 75 as `supervise` means them."""
-    return _Cluster(argv, environ, grace_seconds).run()
+    """Run the launcher's command, whose agents read `orders`, to its end; 0, 1 or 75 as `supervise` means them."""
+    orders.open(forwarded(environ))
+    try:
+        return _Cluster(argv, orders, grace_seconds).run()
+    finally:
+        orders.close()
 
 
 class _Cluster:
-    """The launcher's process, and what its agents told."""
+    """The launcher's process, and what its agents told. Its standard input stays open and empty."""
 
-    def __init__(self, argv: Sequence[str], environ: Mapping[str, str], grace_seconds: float) -> None:
+    def __init__(self, argv: Sequence[str], orders: Orders, grace_seconds: float) -> None:
         self.argv = argv
-        self.environ = environ
+        self.orders = orders
         self.grace_seconds = grace_seconds
         self.received: deque[int] = deque()
         self.interrupted = False
@@ -54,12 +58,15 @@ class _Cluster:
         before = {number: signal.signal(number, self.receive) for number in heard}
         # in a session of its own: a Ctrl-C reaches the processes through their agents, once
         self.process = subprocess.Popen(
-            self.argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+            self.argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+            preexec_fn=die_with(os.getpid(), signal.SIGTERM),
         )
         reader = threading.Thread(target=self.pass_lines, daemon=True)
         reader.start()
         try:
-            self.tell(json.dumps(forwarded(self.environ)))
             self.watch()
             reader.join(timeout=self.grace_seconds)
         finally:
@@ -91,17 +98,13 @@ class _Cluster:
             self.endings.add(ENDINGS[FAILED])
             self.hang_up()
         self.interrupted = self.interrupted or number in STOPPING
-        self.tell(signal.Signals(number).name)
-
-    def tell(self, line: str) -> None:
-        """One line for every agent; those that are gone hear nothing."""
-        with contextlib.suppress(OSError, ValueError):
-            self.process.stdin.write(f"{line}\n".encode())
-            self.process.stdin.flush()
+        self.orders.pass_on(signal.Signals(number).name)
 
     def hang_up(self) -> None:
+        """Let the agents know that this is the end: srun and mpirun close their inputs with ours, pdsh when it goes."""
         with contextlib.suppress(OSError, ValueError):
             self.process.stdin.close()
+        self.process.terminate()
 
     def pass_lines(self) -> None:
         """Copy the output, but for the lines that tell how an agent ended."""

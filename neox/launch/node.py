@@ -1,26 +1,24 @@
-"""The agent of one node in a run on many: starts the node's processes, and listens to the launcher on its standard input.
+"""The agent of one node in a run on many: starts the node's processes, watches them, and does what the launcher orders.
 
-The first line there is the environment to add, as JSON (so that no secret is an argument); each later line is the name of a signal to
-pass on. Where the input ends the launcher is gone, and everything here with it. How it ended is a line of output, since pdsh, mpirun and
-srun each make something else of exit codes.
+Its standard input is a lifeline: where it ends the launcher is gone, and everything here with it. How it ended is a line of output, since
+pdsh, mpirun and srun each make something else of exit codes.
 
-    env PYTHONPATH=ROOT python -m neox.launch.node --slots 0,1:0,1 --master-port 29500 ... -- SCRIPT --config TEXT
+    env PYTHONPATH=ROOT python -m neox.launch.node --orders FILE --slots 0,1:0,1 --master-port 29500 ... -- SCRIPT --config TEXT
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from typing import IO
 
 from neox.config.resolve import cuda_devices
 from neox.launch.argv import Node, node_workers
+from neox.launch.orders import Orders
 from neox.launch.supervise import DONE, FAILED, STOPPED, supervise
 
 ENDING = "neox.launch.node: "
@@ -32,7 +30,8 @@ def main(argv: Sequence[str]) -> int:
     """Run the node's share; returns the exit code."""
     arguments = _parser().parse_args(argv)
     os.chdir(arguments.folder)
-    environ = {**os.environ, **json.loads(sys.stdin.readline())}
+    orders = Orders(arguments.orders)
+    environ = {**os.environ, **orders.environment()}
     slots = [tuple(int(slot) for slot in part.split(",")) for part in arguments.slots.split(":")]
     rank = node_rank(environ) if arguments.node_rank is None else arguments.node_rank
     node = Node(
@@ -51,7 +50,11 @@ def main(argv: Sequence[str]) -> int:
         cores=len(os.sched_getaffinity(0)),
         devices=cuda_devices(environ),
     )
-    threading.Thread(target=_listen, args=(sys.stdin,), daemon=True).start()
+    threading.Thread(target=_obey, args=(orders,), daemon=True).start()
+    if (
+        environ.get("OMPI_COMM_WORLD_RANK", "0") == "0"
+    ):  # MPI's input is the first agent's alone; it ends the others itself
+        threading.Thread(target=_end_with_launcher, args=(orders,), daemon=True).start()
     code = supervise(workers, environ, stdin=subprocess.DEVNULL)
     if code in ENDINGS:
         print(f"{ENDING}{ENDINGS[code]}", flush=True)
@@ -61,6 +64,7 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="neox.launch.node", description=__doc__, allow_abbrev=False)
     parser.add_argument("--folder", required=True, help="folder to run in")
+    parser.add_argument("--orders", required=True, help="file of the launcher's orders")
     parser.add_argument("--slots", required=True, help="slots of every host: commas within one, colons between them")
     parser.add_argument(
         "--node-rank", type=int, help="number of this host; from Slurm's or MPI's environment by default"
@@ -90,11 +94,18 @@ def first_host(environ: Mapping[str, str]) -> str:
     return addresses[0] if addresses else name
 
 
-def _listen(source: IO[str]) -> None:
-    """Signal this process for every line; end it, and with it the node's processes, where the lines end."""
-    for line in source:
-        if line.strip() in PASSED:
-            os.kill(os.getpid(), signal.Signals[line.strip()])
+def _obey(orders: Orders) -> None:
+    """Signal this process as the launcher orders."""
+    for name in orders.signals():
+        if name in PASSED:
+            os.kill(os.getpid(), signal.Signals[name])
+
+
+def _end_with_launcher(orders: Orders) -> None:
+    """End this process, and with it the node's processes, where the launcher is gone."""
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    orders.close()
     os._exit(FAILED)
 
 

@@ -110,7 +110,7 @@ class _Supervisor:
             stdout=None if first else subprocess.PIPE,
             stderr=None if first else subprocess.PIPE,
             start_new_session=True,
-            preexec_fn=_die_with(os.getpid()),
+            preexec_fn=die_with(os.getpid(), signal.SIGKILL),
         )
         return _Running(worker, process)
 
@@ -249,13 +249,13 @@ def _adopt_orphans() -> None:
         libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def _die_with(launcher: int) -> Callable[[], None]:
-    """What a new process does before it becomes the worker: ask to be killed when the launcher dies."""
+def die_with(launcher: int, number: int) -> Callable[[], None]:
+    """What a new process does before it becomes another program: ask to be signalled with `number` when the launcher dies."""
     libc = _libc()  # loaded here: the child may only make the call
 
     def ask() -> None:
         if libc is not None:
-            libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            libc.prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
         if os.getppid() != launcher:  # it died before the call
             os._exit(FAILED)
 

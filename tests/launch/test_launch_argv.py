@@ -73,14 +73,22 @@ def test_a_node_among_others():
 HOSTS = [Host("alpha", (0, 1)), Host("beta", (0,))]
 AGENT = [
     *("env", "PYTHONPATH=/home/me/my neox", "py", "-u", "-m", "neox.launch.node"),
-    *("--folder", "/run here", "--slots", "0,1:0", "--master-port", "29501"),
+    *("--folder", "/run here", "--orders", "/run here/o"),
+    *("--slots", "0,1:0", "--master-port", "29501"),
 ]
 ARGV = ["train it.py", "--config", "100%n;$(x)"]
 
 
 def command(hosts=HOSTS, **launch):
     return launcher_argv(
-        LaunchConfig(**launch), hosts, ARGV, root="/home/me/my neox", folder="/run here", port=29501, python="py"
+        LaunchConfig(**launch),
+        hosts,
+        ARGV,
+        root="/home/me/my neox",
+        folder="/run here",
+        orders="/run here/o",
+        port=29501,
+        python="py",
     )
 
 
@@ -94,7 +102,7 @@ def test_pdsh():
 
 
 def test_openmpi():
-    words = ["mpirun", "--host", "alpha:1,beta:1", "-n", "2", "--bind-to", "none", "--stdin", "all", "--tag"]
+    words = ["mpirun", "--host", "alpha:1,beta:1", "-n", "2", "--bind-to", "none", "--tag"]
     expected = [*words, *AGENT, "--master-addr", "10.0.0.1", "--", *ARGV]
     assert command(launcher="openmpi", launcher_args=["--tag"], master_addr="10.0.0.1") == expected
 

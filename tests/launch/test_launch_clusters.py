@@ -1,0 +1,163 @@
+"""Real Slurm, real ssh between two hosts, real MPI: a run trains there, stops when it is told to, and leaves nothing behind.
+
+`pdsh`, `srun` and `mpirun` are the real programs; the hosts are two Slurm nodes, or two network namespaces, of this machine.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support.clusters import Hosts, hosts, slurm
+from support.runs import ROOT, curve, finish, write_config
+
+SCRIPT = """\
+import json, os, signal, sys, time
+from pathlib import Path
+from neox.config.handover import config_from_argv
+config_from_argv(sys.argv)
+names = ["RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "OMP_NUM_THREADS", "WANDB_API_KEY", "GLOO_SOCKET_IFNAME"]
+facts = {name: os.environ.get(name) for name in names} | {"argv": sys.argv, "pid": os.getpid()}
+Path(f"facts.{facts['RANK']}").write_text(json.dumps(facts))
+if sys.argv[0] == "fail.py" and facts["RANK"] == "1":
+    sys.exit(3)
+if sys.argv[0] != "done.py":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+    while True:
+        time.sleep(0.05)
+"""
+
+
+class Cluster:
+    """Where runs are started: what it adds to their configuration, their command and their environment."""
+
+    def __init__(self, keys: dict, prefix: list[str], environ: dict[str, str]):
+        self.keys, self.prefix, self.environ = keys, prefix, environ
+
+    def start(self, folder: Path, script: str, config: Path, *arguments: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [*self.prefix, sys.executable, str(ROOT / "deepy.py"), script, str(config), *arguments],
+            cwd=folder,
+            env={
+                **os.environ,
+                "CUDA_VISIBLE_DEVICES": "",
+                "OMP_NUM_THREADS": "1",
+                "WANDB_API_KEY": "canary",
+                **self.environ,
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+
+@pytest.fixture(scope="module", params=["slurm", "pdsh", "openmpi"])
+def cluster(request, tmp_path_factory):
+    """Two hosts of one process each; for MPI one host of two."""
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "slurm":
+        with slurm(folder) as environ:
+            keys = {"launcher": "slurm", "num_nodes": 2, "num_gpus": 1, "comment": "a run; $(touch canary)"}
+            yield Cluster(keys, [], environ)
+    elif request.param == "pdsh":
+        with hosts(folder) as both:
+            hostfile = folder / "hostfile"
+            hostfile.write_text("".join(f"{address} slots=1\n" for address in Hosts.addresses))
+            keys = {"launcher": "pdsh", "hostfile": str(hostfile), "network_interface": Hosts.interface}
+            yield Cluster(keys, both.inside(0, []), both.environ)
+    else:
+        hostfile = folder / "hostfile"
+        hostfile.write_text("localhost slots=2\n")
+        keys = {"launcher": "openmpi", "hostfile": str(hostfile), "launcher_args": ["--allow-run-as-root"]}
+        yield Cluster(keys, [], {})
+
+
+@pytest.fixture
+def started(cluster, tmp_path, char_data):
+    """Start one of the small scripts and wait until both ranks are there."""
+    config = write_config(tmp_path, char_data, **cluster.keys)
+    for name in ("wait.py", "done.py", "fail.py"):
+        (tmp_path / name).write_text(SCRIPT)
+
+    def start(name: str) -> tuple[subprocess.Popen, list[dict]]:
+        process = cluster.start(tmp_path, name, config)
+        paths = [tmp_path / f"facts.{rank}" for rank in (0, 1)]
+        end = time.monotonic() + 60
+        while not all(path.exists() and path.read_text() for path in paths):
+            assert time.monotonic() < end, process.kill() or process.communicate()[0]
+            time.sleep(0.05)
+        return process, [json.loads(path.read_text()) for path in paths]
+
+    return start
+
+
+def gone(facts: list[dict], seconds: float = 10) -> bool:
+    """Whether the ranks' processes end within some seconds."""
+    end = time.monotonic() + seconds
+    while any(Path(f"/proc/{fact['pid']}").exists() for fact in facts):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def test_ranks_arguments_and_secrets(cluster, started, tmp_path):
+    process, facts = started("done.py")
+    finish(process)
+    assert [(fact["RANK"], fact["WORLD_SIZE"]) for fact in facts] == [("0", "2"), ("1", "2")]
+    assert [fact["LOCAL_RANK"] for fact in facts] == (
+        ["0", "1"] if cluster.keys["launcher"] == "openmpi" else ["0", "0"]
+    )
+    assert facts[0]["MASTER_ADDR"] == facts[1]["MASTER_ADDR"]
+    assert facts[0]["argv"] == facts[1]["argv"]
+    assert {fact["WANDB_API_KEY"] for fact in facts} == {"canary"}
+    assert {fact["GLOO_SOCKET_IFNAME"] for fact in facts} == {cluster.keys.get("network_interface")}
+    assert not list(tmp_path.glob(".neox-*")), "the orders are removed"
+    assert not (tmp_path / "canary").exists()
+
+
+def test_no_secret_is_an_argument(started):
+    process, facts = started("wait.py")
+    commands = b"".join(path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists())
+    process.send_signal(signal.SIGTERM)
+    finish(process, expect=75)
+    assert gone(facts)
+    assert b"neox.launch.node" in commands
+    assert b"canary" not in commands.replace(b"touch canary", b"")
+
+
+def test_a_failure_of_one_ends_all(started):
+    process, facts = started("fail.py")
+    output = finish(process, expect=1)
+    assert "rank 1 failed with exit code 3" in output
+    assert gone(facts)
+
+
+def test_nothing_outlives_a_killed_launcher(started, tmp_path):
+    process, facts = started("wait.py")
+    process.kill()
+    process.wait()
+    assert gone(facts)
+    end = time.monotonic() + 5
+    while list(tmp_path.glob(".neox-*")) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not list(tmp_path.glob(".neox-*"))
+
+
+def test_a_run_stops_resumes_and_ends_as_on_one_host(cluster, tmp_path, char_data):
+    """Train, be told to stop, go on: the losses are those of a run of two processes here."""
+    config = write_config(tmp_path / "cluster", char_data, train_iters=30, **cluster.keys)
+    process = cluster.start(tmp_path / "cluster", "train.py", config)
+    lines = iter(process.stdout.readline, "")
+    assert any("iteration 3/30" in line for line in lines)
+    process.send_signal(signal.SIGUSR1)
+    finish(process, expect=75)
+    finish(cluster.start(tmp_path / "cluster", "train.py", config))
+    here = write_config(tmp_path / "here", char_data, train_iters=30, num_gpus=2)
+    finish(Cluster({}, [], {}).start(tmp_path / "here", "train.py", here))
+    assert curve(tmp_path / "cluster") == curve(tmp_path / "here")
