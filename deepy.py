@@ -24,6 +24,7 @@ from neox.config.read import Resolved, read_config
 from neox.config.resolve import cuda_devices
 from neox.config.rules import vocabulary_fits
 from neox.config.sections import Config
+from neox.config.sizes import true_vocab_size
 from neox.launch.argv import local_workers
 from neox.launch.plan import Plan, make_plan, print_plan
 from neox.launch.port import free_port
@@ -120,7 +121,7 @@ def _vocabulary(resolved: Resolved, dry_run: bool) -> tuple[int, list[str]]:
         size = read_vocab_size(tokenizer)
     if complaints := [f"{keys.split()[0]}: {sentence}" for keys, sentence in vocabulary_fits(config, size)]:
         raise ConfigError(complaints)
-    return size, notes
+    return true_vocab_size(config.model, size), notes
 
 
 def _plan(script: Path, config: Config, vocab_size: int, notes: list[str], folder: Path, dry_run: bool) -> Plan:

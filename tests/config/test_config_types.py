@@ -83,8 +83,11 @@ def test_values(text, section, key, value):
         ("train_data_weights: a", "1:21: train_data_weights: wants a list, [a, b, ...], not a"),
         ("optimizer: Adam", "1:12: optimizer: wants a mapping, {name: value, ...}, not Adam"),
         ("deepspeed_extra_args: 3", "1:23: deepspeed_extra_args: wants a mapping, {name: value, ...}, not 3"),
-        ("norm: layer_norm", "1:7: norm: layer_norm is not one of layernorm, rmsnorm; did you mean layernorm?"),
-        ("norm: scalenorm", "1:7: norm: scalenorm is not supported: use rmsnorm"),
+        (
+            "norm: layer_norm",
+            "1:7: norm: layer_norm is not one of layernorm, rmsnorm, scalenorm, non_parametric_layernorm; did you mean layernorm?",
+        ),
+        ("norm: te_rmsnorm", "1:7: norm: te_rmsnorm is not supported: use rmsnorm"),
         ("launcher: slurm", "1:11: launcher: slurm is not supported: only launcher: local is supported yet"),
         (
             "zero_optimization: {stage: 4}",
