@@ -111,7 +111,7 @@ def test_values(text, section, key, value):
         ),
         ("fp16: {hysteresis: 0}", "1:8: fp16.hysteresis: must be greater than 0, not 0"),
         ("hiden_size: 3", "1:1: hiden_size: there is no such key; did you mean hidden_size?"),
-        ("num_kv_heads: 2", "1:1: num_kv_heads: 2 is refused: every head has keys and values of its own"),
+        ("use_mup: true", "1:1: use_mup: true is refused: muP is not supported"),
         ("clip_grad: 0.5", "1:1: clip_grad: is called gradient_clipping here"),
         ("wandb_api_key: abc", "secrets do not belong in a file: export WANDB_API_KEY=... in the environment instead"),
         ("zebra: 3", "1:1: zebra: there is no such key"),
