@@ -28,21 +28,23 @@ CLASSES = {
 }
 
 
-def random_model(family: str, **keys) -> PreTrainedModel:
-    """A model in which every weight, bias and norm matters."""
+def random_model(family: str, block_std: float, **keys) -> PreTrainedModel:
+    """A model in which every weight, bias and norm matters; block_std: of the matrices of its blocks."""
     config_class, model_class = CLASSES[family]
     # eager attention is the plain formula, which every family has
     model = model_class._from_config(config_class(**keys), attn_implementation="eager").eval()
     generator = torch.Generator().manual_seed(5)
     for name, parameter in model.named_parameters():
-        one = name.endswith("weight") and parameter.dim() == 1
-        values = torch.randn(parameter.shape, generator=generator) * (0.3 if parameter.dim() == 1 else 0.15)
-        parameter.data.copy_(values + 1 if one else values)
+        values = torch.randn(parameter.shape, generator=generator)
+        if parameter.dim() == 1:
+            parameter.data.copy_(0.3 * values + (1 if name.endswith("weight") else 0))
+        else:
+            parameter.data.copy_(values * (block_std if ".0." in name or ".1." in name else 0.15))
     return model
 
 
-def saved(folder: Path, family: str, **keys) -> PreTrainedModel:
+def saved(folder: Path, family: str, block_std: float = 0.15, **keys) -> PreTrainedModel:
     """A random model, written to the folder too."""
-    model = random_model(family, **keys)
+    model = random_model(family, block_std, **keys)
     model.save_pretrained(folder)
     return model
