@@ -28,6 +28,7 @@ from neox.interop import tokenizers
 from neox.interop.files import CONFIG_FILE, WeightSource, appearing, read_json, write_json, write_shards
 from neox.interop.keys import differences, read_model, write_config
 from neox.interop.names import FAMILIES, Family, their_parts
+from neox.interop.shards import Row
 from neox.model.gpt import GPT
 from neox.parallel.topology import alone
 from neox.tokenizer.vocabulary import read_vocab_size
@@ -116,7 +117,7 @@ def _write_checkpoint(
             row, theirs = their_parts(family, model.num_layers, name)
             found = [_find(part, weights, family) for part in theirs]
             used |= set(found)
-            whole = row.merge([weights.tensor(part) for part in found], model)
+            whole = _merged(row, {part: weights.tensor(part) for part in found}, model)
             parameters += whole.numel()
             whole = _fitted(whole, parameter, rows, found[0])
             split = parameter.partition_dim if parameter.tensor_model_parallel else None
@@ -153,6 +154,14 @@ def _find(name: str, weights: WeightSource, family: Family) -> str:
         if candidate in weights.files:
             return candidate
     raise ConfigError(f"{weights.folder}: its weights lack {name}, which its config.json asks for")
+
+
+def _merged(row: Row, parts: dict[str, Tensor], model: ModelConfig) -> Tensor:
+    try:
+        return row.merge(list(parts.values()), model)
+    except RuntimeError as error:  # torch refuses shapes that do not go together
+        shapes = ", ".join(f"{name} {list(part.shape)}" for name, part in parts.items())
+        raise ConfigError(f"{shapes}: these shapes do not fit the heads in config.json") from error
 
 
 def _fitted(whole: Tensor, parameter: nn.Parameter, rows: int, name: str) -> Tensor:

@@ -118,7 +118,7 @@ def read_model(config: Mapping[str, Any], table: KeyTable) -> ModelConfig:
 
 def write_config(model: ModelConfig, table: KeyTable) -> Values:
     """Their keys for a model; right only where `differences` finds none."""
-    known = facts(model) | model.model_dump(include={"attention_dropout", "hidden_dropout"})
+    known = model.model_dump() | facts(model)
     config = dict(table.demanded)
     for ours, key in table.keys.items():
         value = known.get(ours)

@@ -56,11 +56,15 @@ def bring_in(source: Path, target: Path, config: dict[str, Any]) -> TokenizerCon
 
 def take_out(config: TokenizerConfig, target: Path) -> tuple[dict[str, Any], str | None]:
     """Copy the tokenizer's files into a folder of transformers: ids of special tokens for config.json, and what to warn of."""
+    ids: dict[str, Any] = {
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }  # a family's defaults would be another tokenizer's
     source = None if config.vocab_file is None else Path(config.vocab_file)
     if source is not None and (source.parent / GENERATION_FILE).is_file():  # it came from transformers
         _copy(source.parent, target)
         known = read_json(target / GENERATION_FILE)
-        return {name: known[name] for name in SPECIAL_IDS if name in known}, None
+        return ids | {name: known[name] for name in SPECIAL_IDS if name in known}, None
     files = dict(KINDS).get(config.tokenizer_type, {})
     if not files or source is None or not source.is_file():
         return (
@@ -70,7 +74,7 @@ def take_out(config: TokenizerConfig, target: Path) -> tuple[dict[str, Any], str
     tokenizer = build_tokenizer(config)
     for key, file in files.items():
         shutil.copyfile(getattr(config, key), target / file)
-    facts, ids = {"tokenizer_class": CLASSES[config.tokenizer_type]}, {}
+    facts = {"tokenizer_class": CLASSES[config.tokenizer_type]}
     if tokenizer.eod is not None:
         end = tokenizer.decode([tokenizer.eod])
         facts |= {"bos_token": end, "eos_token": end}

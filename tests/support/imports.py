@@ -21,6 +21,7 @@ def first_losses(topology: Topology, *, rows: list[tuple[Path, Path]]) -> list[f
     for imported, save in rows:
         values = yaml.safe_load((imported / "config.yml").read_text()) | {
             "tokenizer_type": "CharLevelTokenizer",
+            "data_path": "unused",  # batches are made here
             "train_batch_size": ROWS,
             "gradient_accumulation_steps": 2,
             "train_iters": 1,
