@@ -19,7 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from neox.checkpoint.layout import CheckpointError
 from neox.config.errors import ConfigError
-from neox.interop.huggingface import DTYPES, SHARD_BYTES, Result, export_folder, import_folder
+from neox.interop.huggingface import DTYPES, SHARD_BYTES, export_folder, import_folder
+from neox.interop.imports import Result
 from neox.interop.names import FAMILIES
 
 

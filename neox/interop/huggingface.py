@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,21 +14,20 @@ from typing import Any
 import torch
 import yaml
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from neox.checkpoint import layout
 from neox.checkpoint.layout import CheckpointError
 from neox.checkpoint.newest import newest
-from neox.checkpoint.publish import CONFIG, Counters, Progress, publish_state
-from neox.checkpoint.tensors import WEIGHT, Piece, StateReader, Weight, check_names, check_shape, write_tensors
+from neox.checkpoint.publish import CONFIG
+from neox.checkpoint.tensors import WEIGHT, StateReader, check_names, check_shape
 from neox.config.errors import ConfigError
 from neox.config.sections import ModelConfig, TokenizerConfig
 from neox.interop import tokenizers
 from neox.interop.files import CONFIG_FILE, WeightSource, appearing, read_json, write_json, write_shards
+from neox.interop.imports import Result, skeleton, write_import
 from neox.interop.keys import differences, read_model, write_config
 from neox.interop.names import FAMILIES, Family, their_parts
-from neox.interop.shards import Row
-from neox.model.gpt import GPT
 from neox.parallel.topology import alone
 from neox.tokenizer.vocabulary import read_vocab_size
 
@@ -40,15 +38,6 @@ TOKENIZER_FOLDER = "tokenizer"
 BUFFERS = re.compile(r"\.(attn|attention)\.(bias|masked_bias)$|\.rotary_emb\.inv_freq$")
 
 
-@dataclass(frozen=True)
-class Result:
-    """What was written: its folder, the parameters in it, and what the user should know."""
-
-    folder: Path
-    parameters: int
-    notes: tuple[str, ...]
-
-
 def import_folder(source: Path, output: Path) -> Result:
     """Make a `save` folder (global_step0, latest, config.yml, the tokenizer) of a folder of transformers.
 
@@ -56,17 +45,23 @@ def import_folder(source: Path, output: Path) -> Result:
     """
     config = read_json(source / CONFIG_FILE)
     family = _family(config, source)
-    weights = WeightSource(source)
+    files = WeightSource(source)
+    try:
+        model = read_model(config, family.table)
+    except ConfigError as error:
+        raise ConfigError([f"{source / CONFIG_FILE}: {complaint}" for complaint in error.complaints]) from error
+    weights = FamilyWeights(files, family, model)
+    rows = config.get("vocab_size") or len(weights.whole("layers.0.word_embeddings.weight"))
     with appearing(output) as draft:
         tokenizer = tokenizers.bring_in(source, draft / TOKENIZER_FOLDER, config)
-        try:
-            model = read_model(config, family.table)
-        except ConfigError as error:
-            raise ConfigError([f"{source / CONFIG_FILE}: {complaint}" for complaint in error.complaints]) from error
-        model, rows = _with_vocabulary(model, config, tokenizer, weights, family)
-        text = _config_text(model, tokenizer, draft, output)
-        parameters = _write_checkpoint(draft, text, model, rows, weights, family)
-        (draft / CONFIG).write_text(text)
+        tokens = None if tokenizer is None else read_vocab_size(tokenizer)
+        if tokens is not None and tokens > rows:
+            raise ConfigError(f"vocab_size: {rows:,} rows are fewer than the tokenizer's {tokens:,} tokens")
+        if tokens != rows:
+            model = model.model_copy(update={"vocab_size": rows})
+        if tokenizer is not None:
+            tokenizer = tokenizers.moved(tokenizer, output.absolute() / TOKENIZER_FOLDER)
+        parameters = write_import(draft, output, model, tokenizer, weights, rows)
     notes = () if tokenizer else (f"{source} has no tokenizer: add tokenizer_type and vocab_file to {output / CONFIG}",)
     return Result(output, parameters, notes)
 
@@ -81,109 +76,45 @@ def _family(config: dict[str, Any], source: Path) -> Family:
     return FAMILIES[kind]
 
 
-def _with_vocabulary(
-    model: ModelConfig, config: dict[str, Any], tokenizer: TokenizerConfig | None, weights: WeightSource, family: Family
-) -> tuple[ModelConfig, int]:
-    """The model with `vocab_size` where the tokenizer does not say it, and the rows of the vocabulary."""
-    _, (name,) = their_parts(family, model.num_layers, "layers.0.word_embeddings.weight")
-    rows = config.get("vocab_size") or len(weights.tensor(_find(name, weights, family)))
-    tokens = None if tokenizer is None else read_vocab_size(tokenizer)
-    if tokens is not None and tokens > rows:
-        raise ConfigError(f"vocab_size: {rows:,} rows are fewer than the tokenizer's {tokens:,} tokens")
-    return (model if tokens == rows else model.model_copy(update={"vocab_size": rows})), rows
+class FamilyWeights:
+    """The weights of a family's folder by our names; see imports.Weights."""
 
+    def __init__(self, files: WeightSource, family: Family, model: ModelConfig):
+        self._files = files
+        self._family = family
+        self._model = model
+        self._used: set[str] = set()
 
-def _config_text(model: ModelConfig, tokenizer: TokenizerConfig | None, draft: Path, output: Path) -> str:
-    """config.yml: the model, the tokenizer's files where they will be, and `load` with `finetune`."""
-    values = model.model_dump(mode="json", exclude_defaults=True)
-    if tokenizer is not None:
-        named = tokenizer.model_dump(mode="json", exclude_none=True)
-        old, new = str(draft), str(output.absolute())
-        values |= {key: value.replace(old, new, 1) for key, value in named.items()}
-    values |= {"load": str(output.absolute()), "finetune": True}
-    return yaml.safe_dump(values, sort_keys=False, width=120)
+    def whole(self, name: str) -> Tensor:
+        row, theirs = their_parts(self._family, self._model.num_layers, name)
+        found = [self._find(part) for part in theirs]
+        self._used |= set(found)
+        parts = [self._files.tensor(part) for part in found]
+        try:
+            return row.merge(parts, self._model)
+        except RuntimeError as error:  # torch refuses shapes that do not go together
+            shapes = ", ".join(f"{part} {list(tensor.shape)}" for part, tensor in zip(found, parts))
+            raise ConfigError(f"{shapes}: these shapes do not fit the heads in config.json") from error
 
+    def refuse_the_rest(self) -> None:
+        # the embedding once more
+        heads = set() if self._model.no_weight_tying else {"lm_head.weight", "embed_out.weight"}
+        left = set(self._files.files) - self._used - heads
+        rest = sorted(name for name in left if not BUFFERS.search(name))
+        if rest:
+            raise ConfigError(
+                f"{self._files.folder}: {rest[0]} and {len(rest) - 1} more have no place in the model of config.json"
+            )
 
-def _write_checkpoint(
-    save: Path, config_text: str, model: ModelConfig, rows: int, weights: WeightSource, family: Family
-) -> int:
-    """Write global_step0 below `save`, a state file for each layer; the number of parameters of the true vocabulary."""
-    folder = layout.start(save, 0)
-    entries, index, used, parameters = [], {}, set(), 0
-    for number, layer in skeleton(model, rows).indexed_layers():
-        file, tensors = f"state_{number:05d}.safetensors", {}
-        for path, parameter in layer.named_parameters():
-            name = f"layers.{number}.{path}"
-            row, theirs = their_parts(family, model.num_layers, name)
-            found = [_find(part, weights, family) for part in theirs]
-            used |= set(found)
-            whole = _merged(row, {part: weights.tensor(part) for part in found}, model)
-            parameters += whole.numel()
-            whole = _fitted(whole, parameter, rows, found[0])
-            split = parameter.partition_dim if parameter.tensor_model_parallel else None
-            index[name] = Weight(tuple(whole.shape), split, (Piece(file, 0, 1, 0, whole.numel()),))
-            tensors[f"{WEIGHT}/{name}"] = whole.flatten()
-        if tensors:
-            entries.append(write_tensors(folder / file, tensors))
-    _refuse_the_rest(weights, used, model)
-    publish_state(
-        save,
-        Progress(),
-        Counters(optimizer_steps=0, loss_scaler={}),
-        entries=entries,
-        weights=index,
-        moments=[],
-        config_text=config_text,
-        written_by={},
-    )
-    return parameters
-
-
-def skeleton(model: ModelConfig, vocab_size: int) -> GPT:
-    """The model without memory for its weights: names, shapes, and how each is split."""
-    with torch.device("meta"):
-        return GPT(model, vocab_size=vocab_size, topology=alone())
-
-
-def _find(name: str, weights: WeightSource, family: Family) -> str:
-    """The name under which a tensor is there: without the prefix in files of the bare network, the head under either name."""
-    candidates = [name, name.removeprefix(family.prefix)]
-    if name == f"{family.head}.weight":
-        candidates.append("lm_head.weight")
-    for candidate in candidates:
-        if candidate in weights.files:
-            return candidate
-    raise ConfigError(f"{weights.folder}: its weights lack {name}, which its config.json asks for")
-
-
-def _merged(row: Row, parts: dict[str, Tensor], model: ModelConfig) -> Tensor:
-    try:
-        return row.merge(list(parts.values()), model)
-    except RuntimeError as error:  # torch refuses shapes that do not go together
-        shapes = ", ".join(f"{name} {list(part.shape)}" for name, part in parts.items())
-        raise ConfigError(f"{shapes}: these shapes do not fit the heads in config.json") from error
-
-
-def _fitted(whole: Tensor, parameter: nn.Parameter, rows: int, name: str) -> Tensor:
-    """The tensor in the shape of our parameter: a vocabulary of `rows` gets rows of zeros as padding."""
-    if whole.shape != parameter.shape and whole.shape[0] == rows and whole.shape[1:] == parameter.shape[1:]:
-        padded = whole.new_zeros(parameter.shape)
-        padded[:rows] = whole
-        return padded
-    if whole.shape != parameter.shape:
-        raise ConfigError(
-            f"{name}: its weights make {list(whole.shape)}, and config.json asks for {list(parameter.shape)}"
-        )
-    return whole
-
-
-def _refuse_the_rest(weights: WeightSource, used: set[str], model: ModelConfig) -> None:
-    heads = set() if model.no_weight_tying else {"lm_head.weight", "embed_out.weight"}  # the embedding once more
-    rest = sorted(name for name in set(weights.files) - used - heads if not BUFFERS.search(name))
-    if rest:
-        raise ConfigError(
-            f"{weights.folder}: {rest[0]} and {len(rest) - 1} more have no place in the model of config.json"
-        )
+    def _find(self, name: str) -> str:
+        """The name under which a tensor is there: without the prefix in files of the bare network, the head under either name."""
+        candidates = [name, name.removeprefix(self._family.prefix)]
+        if name == f"{self._family.head}.weight":
+            candidates.append("lm_head.weight")
+        for candidate in candidates:
+            if candidate in self._files.files:
+                return candidate
+        raise ConfigError(f"{self._files.folder}: its weights lack {name}, which its config.json asks for")
 
 
 def export_folder(

@@ -54,6 +54,12 @@ def bring_in(source: Path, target: Path, config: dict[str, Any]) -> TokenizerCon
     return None
 
 
+def moved(config: TokenizerConfig, folder: Path) -> TokenizerConfig:
+    """The same tokenizer with its files in another folder."""
+    paths = {key: str(folder / Path(getattr(config, key)).name) for key in dict(KINDS)[config.tokenizer_type]}
+    return config.model_copy(update=paths)
+
+
 def take_out(config: TokenizerConfig, target: Path) -> tuple[dict[str, Any], str | None]:
     """Copy the tokenizer's files into a folder of transformers: ids of special tokens for config.json, and what to warn of."""
     ids: dict[str, Any] = {

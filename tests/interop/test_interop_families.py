@@ -5,22 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.families import CLASSES, saved
-from support.models import topology_of
-from transformers import PreTrainedModel
+from support.families import CLASSES, SEQ, VOCAB, assert_same_logits, loaded, saved, tokens
 
-from neox.checkpoint.weights import load_weights
-from neox.config.sections import ModelConfig
 from neox.inference.generator import Generator
 from neox.inference.sampling import Sampling
 from neox.interop.huggingface import export_folder, import_folder
-from neox.model.gpt import GPT
-
-VOCAB = 131  # not a multiple of 128
-SEQ = 24
 
 
 def shape(**keys) -> dict:
@@ -58,25 +49,6 @@ MODELS = {
     "neo": ("gpt_neo", shape(**NEO, attention_types=[[["global", "local"], 1], [["local"], 1]])),
     "neo-global": ("gpt_neo", shape(**NEO, attention_types=[[["global"], 3]])),
 }
-
-
-def tokens(rows: int = 2, length: int = SEQ, vocab: int = VOCAB) -> torch.Tensor:
-    return torch.randint(vocab, (rows, length), generator=torch.Generator().manual_seed(3))
-
-
-def loaded(folder: Path) -> GPT:
-    """The model of an imported folder, from its config.yml and its newest checkpoint alone."""
-    values = yaml.safe_load((folder / "config.yml").read_text())
-    model = ModelConfig(**{key: values[key] for key in ModelConfig.model_fields if key in values})
-    gpt = GPT(model, vocab_size=model.vocab_size, topology=topology_of())
-    load_weights(gpt, folder, topology_of())
-    return gpt.eval()
-
-
-def assert_same_logits(gpt: GPT, reference: PreTrainedModel, ids: torch.Tensor) -> None:
-    with torch.no_grad():
-        found, expected = gpt(ids).transpose(0, 1), reference(ids).logits
-    torch.testing.assert_close(found[..., : expected.shape[-1]], expected, rtol=0, atol=2e-5)
 
 
 def assert_same_files(one: Path, other: Path, pattern: str) -> None:

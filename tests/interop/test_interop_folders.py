@@ -176,7 +176,7 @@ def test_exports_in_shards_and_half_precision(theirs: Path) -> None:
         ({"quantization_config": {"bits": 4}}, "quantization_config: quantised weights are not supported"),
         ({"num_hidden_layers": 3}, "its weights lack model.layers.2"),
         ({"num_hidden_layers": 1}, "model.layers.1.input_layernorm.weight and 8 more have no place"),
-        ({"intermediate_size": 57}, "its weights make [2, 56, 32], and config.json asks for [2, 57, 32]"),
+        ({"intermediate_size": 57}, "the weights make [2, 56, 32], and the configuration asks for [2, 57, 32]"),
         ({"num_key_value_heads": 4}, "self_attn.k_proj.weight [16, 32], model.layers.0.self_attn.v_proj"),
         ({"num_hidden_layers": -1}, "does not describe a model that can be built"),
     ],
@@ -213,11 +213,11 @@ def test_damaged_folders_are_refused(theirs: Path) -> None:
 
 
 def test_the_tool_says_what_is_wrong_and_exits_with_2(theirs: Path, capsys: pytest.CaptureFixture) -> None:
+    assert tool("import", "--hf", theirs, "--output", theirs) == 2
+    assert "is there already: give a new or an empty folder" in capsys.readouterr().err
     edit_config(theirs, head_dim=16)
     assert tool("import", "--hf", theirs, "--output", theirs.parent / "ours") == 2
     assert "head_dim: 16" in capsys.readouterr().err
-    assert tool("import", "--hf", theirs, "--output", theirs) == 2
-    assert "is there already: give a new or an empty folder" in capsys.readouterr().err
     assert tool("export", "--checkpoint", theirs, "--output", theirs.parent / "back") == 2
     assert "no checkpoint there" in capsys.readouterr().err
 

@@ -5,7 +5,7 @@ import torch
 from support.families import CLASSES
 
 from neox.config.sizes import parameter_counts
-from neox.interop.huggingface import skeleton
+from neox.interop.imports import skeleton
 from neox.interop.keys import differences, read_model
 from neox.interop.names import FAMILIES
 

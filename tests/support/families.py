@@ -1,10 +1,11 @@
-"""Small models of transformers with random weights, saved as their own library saves them."""
+"""Small models of transformers with random weights, and ours that were imported from them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
+import yaml
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -18,6 +19,14 @@ from transformers import (
     MistralForCausalLM,
     PreTrainedModel,
 )
+
+from neox.checkpoint.weights import load_weights
+from neox.config.sections import ModelConfig
+from neox.model.gpt import GPT
+from support.models import topology_of
+
+VOCAB = 131  # not a multiple of 128
+SEQ = 24
 
 CLASSES = {
     "gpt_neox": (GPTNeoXConfig, GPTNeoXForCausalLM),
@@ -48,3 +57,22 @@ def saved(folder: Path, family: str, block_std: float = 0.15, **keys) -> PreTrai
     model = random_model(family, block_std, **keys)
     model.save_pretrained(folder)
     return model
+
+
+def tokens(rows: int = 2, length: int = SEQ, vocab: int = VOCAB) -> torch.Tensor:
+    return torch.randint(vocab, (rows, length), generator=torch.Generator().manual_seed(3))
+
+
+def loaded(folder: Path) -> GPT:
+    """The model of an imported folder, from its config.yml and its newest checkpoint alone."""
+    values = yaml.safe_load((folder / "config.yml").read_text())
+    model = ModelConfig(**{key: values[key] for key in ModelConfig.model_fields if key in values})
+    gpt = GPT(model, vocab_size=model.vocab_size, topology=topology_of())
+    load_weights(gpt, folder, topology_of())
+    return gpt.eval()
+
+
+def assert_same_logits(gpt: GPT, reference: PreTrainedModel, ids: torch.Tensor) -> None:
+    with torch.no_grad():
+        found, expected = gpt(ids).transpose(0, 1), reference(ids).logits
+    torch.testing.assert_close(found[..., : expected.shape[-1]], expected, rtol=0, atol=2e-5)
