@@ -133,7 +133,7 @@ class RankWeights:
             suffix = NORM_WEIGHTS.get(self._model.norm, suffix)
         names = self._names(index)
         candidates = [f"{candidate}.{suffix}" for candidate in NAMES.get(module, (module,))]
-        return next((name for name in candidates if name in names), candidates[-1])
+        return next((name for name in candidates if name in names), candidates[0])
 
     def _heads(self, index: int, name: str) -> Tensor:
         """Queries, keys and values: by head as ours, or, where heads share keys, one after the other on each rank."""
@@ -183,6 +183,8 @@ class RankWeights:
     def _shards(self, index: int) -> list[Mapping[str, Tensor]]:
         """What each rank has saved of a layer, or of the whole model where that is one file."""
         number = index if self._by_layer else 0
+        if self._by_layer and number not in self._indices:
+            raise ConfigError(f"{self._folder}: has no layer {number}, which the configuration asks for")
         if self._loaded is None or self._loaded[0] != number:
             if self._by_layer:
                 files = [f"layer_{number:02d}-model_{rank:02d}-model_states.pt" for rank in self._ranks]

@@ -138,7 +138,7 @@ def test_llama(ranks: int, kv_heads: int, old: bool, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"num_layers": 1}, "layer 4 lacks norm.scale"),
+        ({"num_layers": 1}, "has no layer 4, which the configuration asks for"),
         ({"intermediate_size": 240}, "the weights make [2, 40, 32], and the configuration asks for [2, 80, 32]"),
         ({"use_bias_in_mlp": True}, "lacks mlp.linear1.bias"),
         (
