@@ -85,9 +85,11 @@ class Attention(nn.Module):
     def _mask(self, seq: int, cache: KeyValueCache | None, device: torch.device) -> tuple[Tensor | None, bool]:
         """What is added to the scores or hides them, and whether plain causality is to hide what comes later."""
         past = 0 if cache is None else cache.length
-        if self.position_bias is None and not needs_mask(cache, seq, self.window):
+        if self.position_bias is not None:
+            bias = self.position_bias(past, past + seq, self.window, device)
+            if cache is not None and cache.padding is not None:
+                bias = bias.masked_fill(~cached_mask(cache, seq, self.window), -torch.inf)
+            return bias, False
+        if not needs_mask(cache, seq, self.window):
             return None, past == 0
-        mask = sequence_mask(seq, self.window, device) if cache is None else cached_mask(cache, seq, self.window)
-        if self.position_bias is None:
-            return mask, False
-        return self.position_bias(past, past + seq, device).masked_fill(~mask, -torch.inf), False
+        return sequence_mask(seq, self.window, device) if cache is None else cached_mask(cache, seq, self.window), False

@@ -10,28 +10,31 @@ from torch import Tensor
 from neox.model.cache import KeyValueCache
 
 
-def visible(queries: Tensor, keys: Tensor, window: int | None) -> Tensor:
-    """(queries, keys) bool: which positions of `keys` each of `queries` may see; itself and what came before it."""
-    distance = queries.unsqueeze(1) - keys.unsqueeze(0)
+def distances(past: int, total: int, device: torch.device) -> Tensor:
+    """(total - past, total) int64: how far each key lies before each query; queries are the last of the keys."""
+    positions = torch.arange(total, device=device)
+    return positions[past:, None] - positions
+
+
+def visible(distance: Tensor, window: int | None) -> Tensor:
+    """Which keys a query may see, bool: itself and what came before it, within the window where there is one."""
     return (distance >= 0) if window is None else (distance >= 0) & (distance < window)
 
 
 @lru_cache(maxsize=4)
 def sequence_mask(length: int, window: int | None, device: torch.device) -> Tensor:
     """(length, length) bool mask of attention over a whole sequence; made once for all layers and steps."""
-    positions = torch.arange(length, device=device)
-    return visible(positions, positions, window)
+    return visible(distances(0, length, device), window)
 
 
 def cached_mask(cache: KeyValueCache, new: int, window: int | None) -> Tensor:
     """(batch or 1, 1, new, keys) bool: the tokens that the cache holds, and the new ones that follow them."""
-    keys = torch.arange(cache.length + new, device=cache.device)
-    queries = keys[cache.length :]
-    mask = visible(queries, keys, window)[None, None]
+    distance = distances(cache.length, cache.length + new, cache.device)
+    mask = visible(distance, window)[None, None]
     if cache.padding is not None:
-        real = (keys >= cache.padding[:, None])[:, None, None]
+        real = (torch.arange(distance.shape[1], device=cache.device) >= cache.padding[:, None])[:, None, None]
         # padding sees itself, so that its rows of the softmax are not empty (they would be NaN, and NaN spreads)
-        mask = mask & (real | (queries[:, None] == keys))
+        mask = mask & (real | (distance == 0))
     return mask
 
 

@@ -1,4 +1,7 @@
-"""Positions that enter as a bias of the attention scores, by the distance between query and key: ALiBi, and T5's buckets."""
+"""Positions that enter as a bias of the attention scores, by the distance between query and key: ALiBi, and T5's buckets.
+
+A bias is -inf where a query does not see a key, so that it is the mask of causality and window in one.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,7 @@ from torch import Tensor, nn
 
 from neox.config.sections import ModelConfig
 from neox.model.linear import Sharding, split_parameter
-
-
-def distances(past: int, total: int, device: torch.device) -> Tensor:
-    """(total - past, total) int64: how far each key lies before each query; queries are the last of the keys."""
-    positions = torch.arange(total, device=device)
-    return positions[past:, None] - positions
+from neox.model.masks import distances, visible
 
 
 def alibi_slopes(heads: int) -> list[float]:
@@ -26,10 +24,12 @@ def alibi_slopes(heads: int) -> list[float]:
     return slopes + (alibi_slopes(2 * power)[::2][: heads - power] if power < heads else [])
 
 
-@lru_cache(maxsize=2)
-def _alibi(slopes: tuple[float, ...], past: int, total: int, device: torch.device) -> Tensor:
-    """One tensor for all layers and steps, which keep it for their backward passes."""
-    return torch.tensor(slopes, device=device)[:, None, None] * -distances(past, total, device).clamp(min=0)
+@lru_cache(maxsize=4)
+def _alibi(slopes: tuple[float, ...], past: int, total: int, window: int | None, device: torch.device) -> Tensor:
+    """One tensor for all layers of a kind and all steps, which keep it for their backward passes."""
+    distance = distances(past, total, device)
+    bias = torch.tensor(slopes, device=device)[:, None, None] * -distance
+    return bias.masked_fill(~visible(distance, window), -torch.inf)
 
 
 class Alibi(nn.Module):
@@ -40,9 +40,9 @@ class Alibi(nn.Module):
         heads = sharding.part(model.num_attention_heads)
         self.slopes = tuple(alibi_slopes(model.num_attention_heads)[sharding.rank * heads :][:heads])
 
-    def forward(self, past: int, total: int, device: torch.device) -> Tensor:
+    def forward(self, past: int, total: int, window: int | None, device: torch.device) -> Tensor:
         """(heads, total - past, total) fp32."""
-        return _alibi(self.slopes, past, total, device)
+        return _alibi(self.slopes, past, total, window, device)
 
 
 @lru_cache(maxsize=2)
@@ -62,10 +62,11 @@ class RelativeBias(nn.Module):
         self.max_distance = model.rpe_max_distance
         self.weight = split_parameter(sharding.part(model.num_attention_heads), model.rpe_num_buckets, dim=0)
 
-    def forward(self, past: int, total: int, device: torch.device) -> Tensor:
+    def forward(self, past: int, total: int, window: int | None, device: torch.device) -> Tensor:
         """(heads, total - past, total)."""
         buckets = distance_buckets(past, total, self.weight.shape[1], self.max_distance, device)
-        return F.embedding(buckets, self.weight.t()).permute(2, 0, 1)
+        bias = F.embedding(buckets, self.weight.t()).permute(2, 0, 1)
+        return bias.masked_fill(~visible(distances(past, total, device), window), -torch.inf)
 
 
 def position_bias(model: ModelConfig, sharding: Sharding) -> Alibi | RelativeBias | None:
