@@ -31,6 +31,7 @@ from neox.config.read import Resolved, read_config
 from neox.config.reference import entries
 from neox.config.resolve import cuda_devices
 from neox.config.rules import vocabulary_fits
+from neox.config.sizes import true_vocab_size
 from neox.launch.argv import LOCAL_ADDRESS, Node, launcher_argv, node_workers
 from neox.launch.cluster import check_installed, run_on_hosts
 from neox.launch.orders import Orders
@@ -178,7 +179,7 @@ def _vocabulary(resolved: Resolved, dry_run: bool) -> tuple[int, list[str]]:
         size = read_vocab_size(tokenizer)
     if complaints := [f"{keys.split()[0]}: {sentence}" for keys, sentence in vocabulary_fits(config, size)]:
         raise ConfigError(complaints)
-    return size, notes
+    return true_vocab_size(config.model, size), notes
 
 
 @dataclass(frozen=True)

@@ -23,34 +23,21 @@ from neox.checkpoint.fragments import (
     set_optimizer_steps,
 )
 from neox.checkpoint.layout import CheckpointError, FileEntry
+from neox.checkpoint.publish import PROGRESS, Counters, Progress, publish_state
 from neox.checkpoint.tensors import (
-    INDEX,
     WEIGHT,
     Piece,
     StateReader,
     Weight,
     check_names,
     check_shape,
-    encode_index,
     write_tensors,
 )
 from neox.parallel.agreement import together
 from neox.parallel.topology import Topology
 
-PROGRESS = "progress.json"
-CONFIG = "config.yml"
 # numbers of DeepSpeed's two loss scalers that change during a run
 LOSS_SCALE_FIELDS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run has come."""
-
-    iteration: int = 0  # optimizer steps done
-    consumed_samples: int = 0  # the position in the data
-    consumed_tokens: int = 0
-    wandb_run_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -73,17 +60,16 @@ def save(state: TrainingState, progress: Progress, folder: Path, config_text: st
     written = together(lambda: _write_rank(state, layout.temporary_folder(folder, step)), CheckpointError)
 
     def publish() -> None:
-        temporary = layout.temporary_folder(folder, step)
-        entries = [entry for entry, _ in written]
-        facts = {**asdict(progress), **_counters(state.optimizer)}
-        for name, data in {
-            INDEX: encode_index(_merge([pieces for _, pieces in written]), moment_keys(state.optimizer)),
-            PROGRESS: json.dumps(facts, indent=1).encode(),
-            CONFIG: config_text.encode(),
-        }.items():
-            layout.write_durably(temporary / name, data)
-            entries.append(layout.file_entry(temporary / name))
-        layout.publish(folder, step, entries, {"iteration": step, "layout": _describe(state.topology)})
+        publish_state(
+            folder,
+            progress,
+            _counters(state.optimizer),
+            entries=[entry for entry, _ in written],
+            weights=_merge([pieces for _, pieces in written]),
+            moments=moment_keys(state.optimizer),
+            config_text=config_text,
+            written_by=_describe(state.topology),
+        )
         layout.prune(folder, keep_last)
 
     together(lambda: publish() if is_main else None, CheckpointError)
@@ -202,10 +188,10 @@ def _describe(topology: Topology) -> dict[str, int]:
     return {"tensor": topology.tensor_size, "pipeline": topology.pipe_size, "data": topology.data_size}
 
 
-def _counters(optimizer) -> dict:
+def _counters(optimizer) -> Counters:
     scaler = _loss_scaler(optimizer)
     scale = {name: getattr(scaler, name) for name in LOSS_SCALE_FIELDS if hasattr(scaler, name)}
-    return {"optimizer_steps": optimizer_steps(optimizer), "loss_scaler": scale}
+    return Counters(optimizer_steps(optimizer), scale)
 
 
 def _set_counters(optimizer, facts: dict) -> None:

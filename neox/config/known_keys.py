@@ -107,13 +107,16 @@ OTHER_KEYS: dict[str, Other] = {
         _FUSION,
         "scaled_upper_triang_masked_softmax_fusion",
         "scaled_masked_softmax_fusion",
-        "bias_gelu_fusion",
         "bias_dropout_fusion",
         "rope_fusion",
         "layernorm_fusion",
         "rmsnorm_fusion",
         "use_flashattn_swiglu",
         "fused_kernels_build_path",
+    ),
+    **_without_effect(
+        "gelu is exact; gpt-neox's fused kernel approximates it by tanh: activation: gelu_new says that",
+        "bias_gelu_fusion",
     ),
     **_without_effect("the softmax of the attention is always computed in fp32", "attention_softmax_in_fp32"),
     **_without_effect("the softmax is computed in fp32 and needs no such scaling", "apply_query_key_layer_scaling"),
@@ -142,9 +145,6 @@ OTHER_KEYS: dict[str, Other] = {
     **_without_effect(_DEAD, "short_seq_prob", "onnx_safe", "adlr_autoresume_interval", "deepscale_config"),
     **_without_effect(
         _ONLY_WITH,
-        "rpe_num_buckets",
-        "rpe_max_distance",
-        "scalenorm_epsilon",
         "param_sharing_style",
         "gmlp_attn_dim",
         "mamba_selective_scan_fusion",
@@ -199,17 +199,13 @@ OTHER_KEYS: dict[str, Other] = {
         "curriculum_seqlen",
     ),
     # The model.
-    **_refused("every head has keys and values of its own (multi-head attention)", num_kv_heads=()),
-    **_refused('use attention_config: [[["local"], "all"]] with window_size', sliding_window_width=()),
     **_refused("give intermediate_size, or ffn_hidden_size for the true inner width", expansion_factor=()),
-    **_refused("norms of queries and keys are not supported yet", use_qk_layernorm=False),
     **_refused("positions start at 0", opt_pos_emb_offset=0),
     **_refused(_NO_SUCH_LAYERS, sparsity_config=({},), sparse_attention=({},), dim_att=(), head_size=(), ffn_dim=()),
     **_refused("every layer has weights of its own", num_unique_layers=()),
-    **_refused("the parallel residual has a norm for each branch, as in the 20B model", gpt_j_tied=False),
     **_refused("prompt tuning is not supported", soft_prompt_tuning=()),
     **_refused("the output layer is split by columns", output_layer_parallelism="column"),
-    **_refused("the kind of MLP follows from activation: swiglu or gelu", mlp_type="regular"),
+    **_refused("the kind of MLP follows from activation: swiglu and the like are gated", mlp_type="regular"),
     **_refused(
         "Transformer Engine is not supported",
         te_columnparallel=False,
@@ -374,29 +370,18 @@ SECRET_KEYS: dict[str, str] = {
 CHOICE_ALIASES: dict[str, dict[str, str]] = {
     "precision": {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32", "float": "fp32"},
     "optimizer.type": {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD"},
+    "activation": {"swish": "silu", "gelu_pytorch_tanh": "gelu_new"},
 }
 
 _NO_LAUNCHER = "use local, pdsh, openmpi or slurm"
-_NO_INITIALIZER = "the initialisers are normal, scaled_normal, small_init and wang_init"
 _NO_OPTIMIZER = "the optimizers are Adam, AdamW and SGD"
-_NO_ACTIVATION = "the activations are gelu and swiglu"
 
 UNSUPPORTED_CHOICES: dict[str, dict[str, str]] = {
     "launcher": dict.fromkeys(["mpich", "impi", "mvapich", "jsrun"], _NO_LAUNCHER),
     "norm": {
-        "scalenorm": "use rmsnorm",
-        "non_parametric_layernorm": "use layernorm",
         "te_rmsnorm": "use rmsnorm, Transformer Engine is not supported",
         "te_layernorm": "use layernorm, Transformer Engine is not supported",
     },
-    "pos_emb": dict.fromkeys(["sinusoidal", "rpe", "alibi"], "use learned, rotary or none"),
-    "activation": dict.fromkeys(
-        ["geglu", "relu", "softsign", "swish", "mish", "silu", "reglu", "bilinear", "glu"], _NO_ACTIVATION
-    ),
-    "init_method": dict.fromkeys(
-        ["orthogonal", "scaled_orthogonal", "xavier_uniform", "xavier_normal", "single_residual_scaled_normal"],
-        _NO_INITIALIZER,
-    ),
     "lr_decay_style": {"exponential": "use constant, linear or cosine"},
     "optimizer.type": dict.fromkeys(
         ["onebitadam", "OneBitAdam", "cpu_adam", "cpu_torch_adam", "sm3", "madgrad_wd", "lion", "Lion"], _NO_OPTIMIZER
@@ -405,4 +390,3 @@ UNSUPPORTED_CHOICES: dict[str, dict[str, str]] = {
     "text_gen_type": {"precompute": "use unconditional, input-file or interactive"},
     "distributed_backend": {"mpi": "use nccl, gloo, or leave it out"},
 }
-UNSUPPORTED_CHOICES["output_layer_init_method"] = UNSUPPORTED_CHOICES["init_method"]

@@ -14,7 +14,7 @@ from neox.config.draft import SECTION_OF
 from neox.config.errors import ConfigError
 from neox.config.resolve import SAMPLE_MERGES, SAMPLE_TOKENIZER, SAMPLE_VOCAB
 from neox.config.shapes import FORMS, attention_kinds, ffn_width, is_gated
-from neox.config.sizes import padded_vocab_size
+from neox.config.sizes import padded_vocab_size, true_vocab_size
 
 Complaints = Iterator[tuple[str, str]]
 
@@ -29,6 +29,19 @@ def heads_divide_by_tensor_parallel(config: Any) -> Complaints:
     heads, tensor = config.model.num_attention_heads, config.parallel.tensor_size
     if heads % tensor:
         yield "model_parallel_size num_attention_heads", f"{tensor} processes cannot share {heads} heads evenly"
+
+
+def kv_heads_divide_heads(config: Any) -> Complaints:
+    heads, shared, tensor = config.model.num_attention_heads, config.model.num_kv_heads, config.parallel.tensor_size
+    if shared is None:
+        return
+    if heads % shared:
+        yield "num_kv_heads num_attention_heads", f"{heads} heads cannot share {shared} heads of keys and values evenly"
+    elif shared % tensor and heads % tensor == 0:
+        yield (
+            "model_parallel_size num_kv_heads",
+            f"{tensor} processes cannot share {shared} heads of keys and values evenly",
+        )
 
 
 def mlp_divides_by_tensor_parallel(config: Any) -> Complaints:
@@ -102,6 +115,46 @@ def rotary_dimensions_are_even(config: Any) -> Complaints:
             f"{model.rotary_pct:g} of the {width} dimensions of a head is {rotating}; rotation takes them in pairs, so this "
             "must be an even number above 0",
         )
+
+
+def rotary_scaling_is_whole(config: Any) -> Complaints:
+    model = config.model
+    if model.rope_scaling is None:
+        return
+    scaling, kind = model.rope_scaling, model.rope_scaling.rope_type
+    if model.pos_emb != "rotary":
+        yield "rope_scaling", f"stretches rotary positions, and pos_emb is {model.pos_emb}: leave it out"
+    elif kind == "default" and scaling.factor != 1:
+        yield "rope_scaling.factor", "has no effect with rope_type default: give linear, dynamic, yarn or llama3"
+    elif kind == "llama3" and scaling.low_freq_factor >= scaling.high_freq_factor:
+        yield (
+            "rope_scaling.high_freq_factor rope_scaling.low_freq_factor",
+            f"{scaling.high_freq_factor:g} must be above low_freq_factor {scaling.low_freq_factor:g}",
+        )
+    elif kind == "dynamic" and int(model.hidden_size // model.num_attention_heads * model.rotary_pct) <= 2:
+        yield "rope_scaling.rope_type", "dynamic needs more than 2 dimensions that rotate in each head"
+
+
+def relative_positions_have_buckets(config: Any) -> Complaints:
+    model = config.model
+    if model.pos_emb != "rpe":
+        return
+    if model.rpe_num_buckets < 2 or model.rpe_max_distance <= model.rpe_num_buckets // 2:
+        yield (
+            "rpe_num_buckets rpe_max_distance",
+            f"half of the {model.rpe_num_buckets} buckets hold a distance each, so there must be 2 at least, and "
+            f"rpe_max_distance {model.rpe_max_distance} must be above that half",
+        )
+
+
+def sinusoids_come_in_pairs(config: Any) -> Complaints:
+    if config.model.pos_emb == "sinusoidal" and config.model.hidden_size % 2:
+        yield "hidden_size pos_emb", f"{config.model.hidden_size} is odd, and sinusoidal positions come in pairs"
+
+
+def tied_norm_is_for_parallel_residual(config: Any) -> Complaints:
+    if config.model.gpt_j_tied and not config.model.gpt_j_residual:
+        yield "gpt_j_tied", "is one norm for both branches of the parallel residual: give gpt_j_residual: true too"
 
 
 def sequence_fits_positions(config: Any) -> Complaints:
@@ -294,7 +347,14 @@ def multiple_is_for_gated_mlps(config: Any) -> Complaints:
 
 
 def vocabulary_fits(config: Any, vocab_size: int) -> Complaints:
-    """The vocabulary, once its size is known, is shared evenly by the tensor-parallel group."""
+    """The vocabulary, once the tokenizer's size is known, fits the model and is shared evenly by the tensor-parallel group."""
+    if config.model.vocab_size is not None and config.model.vocab_size < vocab_size:
+        yield (
+            "vocab_size",
+            f"{config.model.vocab_size:,} rows are fewer than the tokenizer's {vocab_size:,} tokens: leave it out, or give "
+            "the tokenizer of the imported weights",
+        )
+    vocab_size = true_vocab_size(config.model, vocab_size)
     padded, tensor = padded_vocab_size(config.model, vocab_size), config.parallel.tensor_size
     if padded % tensor:
         yield (
@@ -309,6 +369,7 @@ Rule = Callable[[Any], Complaints]
 RULES: list[Rule] = [
     heads_divide_hidden,
     heads_divide_by_tensor_parallel,
+    kv_heads_divide_heads,
     mlp_divides_by_tensor_parallel,
     stages_have_blocks,
     zero_needs_plain_pipeline,
@@ -316,6 +377,10 @@ RULES: list[Rule] = [
     sequence_parallel_needs_tensor_parallel,
     attention_pattern_fits,
     rotary_dimensions_are_even,
+    rotary_scaling_is_whole,
+    relative_positions_have_buckets,
+    sinusoids_come_in_pairs,
+    tied_norm_is_for_parallel_residual,
     sequence_fits_positions,
     one_mlp_width,
     recomputed_blocks_fit,

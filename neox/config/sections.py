@@ -12,7 +12,20 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegative
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
-Initializer = Literal["normal", "scaled_normal", "small_init", "wang_init"]
+Initializer = Literal[
+    "normal",
+    "scaled_normal",
+    "single_residual_scaled_normal",
+    "small_init",
+    "wang_init",
+    "xavier_normal",
+    "xavier_uniform",
+    "orthogonal",
+    "scaled_orthogonal",
+]
+Activation = Literal[
+    "gelu", "gelu_new", "relu", "silu", "softsign", "mish", "geglu", "swiglu", "reglu", "bilinear", "glu"
+]
 
 
 class Section(BaseModel):
@@ -21,12 +34,39 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, defer_build=True)
 
 
+class RopeScaling(Section):
+    """How rotary frequencies are changed to reach beyond the length that they were trained on; names as in transformers."""
+
+    rope_type: Literal["default", "linear", "dynamic", "yarn", "llama3"] = Field(
+        "default", description="formula; default changes nothing, dynamic acts beyond original_max_position_embeddings"
+    )
+    factor: Annotated[float, Field(ge=1)] = Field(1.0, description="how many times longer sequences become")
+    original_max_position_embeddings: PositiveInt | None = Field(
+        None, description="longest sequence before the scaling; max_position_embeddings where it is not given"
+    )
+    attention_factor: PositiveFloat | None = Field(
+        None, description="factor of cosines and sines (yarn); follows from the other numbers where it is not given"
+    )
+    beta_fast: PositiveFloat = Field(32.0, description="dimensions that turn more often than this are kept (yarn)")
+    beta_slow: PositiveFloat = Field(1.0, description="dimensions that turn less often than this are scaled (yarn)")
+    mscale: PositiveFloat | None = Field(None, description="numerator of attention_factor (yarn)")
+    mscale_all_dim: PositiveFloat | None = Field(None, description="denominator of attention_factor (yarn)")
+    truncate: bool = Field(True, description="bounds of the scaled dimensions are rounded outwards (yarn)")
+    low_freq_factor: PositiveFloat = Field(1.0, description="longer waves than the length by this are scaled (llama3)")
+    high_freq_factor: PositiveFloat = Field(4.0, description="shorter waves than the length by this are kept (llama3)")
+
+
 class ModelConfig(Section):
     """The shape of the network."""
 
     num_layers: PositiveInt = Field(description="number of transformer blocks")
     hidden_size: PositiveInt = Field(description="width of the residual stream")
     num_attention_heads: PositiveInt = Field(description="attention heads in each block")
+    num_kv_heads: PositiveInt | None = Field(
+        None,
+        description="heads of keys and values, each shared by equally many attention heads (grouped-query attention, "
+        "multi-query with 1); num_attention_heads where it is not given",
+    )
     max_position_embeddings: PositiveInt = Field(description="longest sequence, in tokens, that the positions cover")
     seq_length: PositiveInt | None = Field(
         None, description="tokens in a training sample; max_position_embeddings where it is not given"
@@ -41,16 +81,32 @@ class ModelConfig(Section):
     mlp_multiple_of: PositiveInt = Field(
         1, description="the inner width of a gated MLP is rounded up to a multiple of this"
     )
-    norm: Literal["layernorm", "rmsnorm"] = Field("layernorm", description="normalisation of every block and the end")
-    layernorm_epsilon: PositiveFloat = Field(1e-5, description="epsilon of layernorm")
+    norm: Literal["layernorm", "rmsnorm", "scalenorm", "non_parametric_layernorm"] = Field(
+        "layernorm", description="normalisation of every block and the end"
+    )
+    layernorm_epsilon: PositiveFloat = Field(1e-5, description="epsilon of both kinds of layernorm")
     rms_norm_epsilon: PositiveFloat = Field(1e-8, description="epsilon of rmsnorm")
-    pos_emb: Literal["learned", "rotary", "none"] = Field("learned", description="how positions enter the network")
+    scalenorm_epsilon: PositiveFloat = Field(1e-8, description="smallest length that scalenorm divides by")
+    use_qk_layernorm: bool = Field(
+        False, description="normalise queries and keys, each head by itself, before they turn and meet"
+    )
+    pos_emb: Literal["learned", "rotary", "alibi", "sinusoidal", "rpe", "none"] = Field(
+        "learned", description="how positions enter the network"
+    )
     rotary_pct: Fraction = Field(1.0, description="share of each head's dimensions that rotate")
-    rotary_emb_base: PositiveInt = Field(10_000, description="base of the rotary frequencies")
-    activation: Literal["gelu", "swiglu"] = Field("gelu", description="function of the MLP")
+    rotary_emb_base: PositiveFloat = Field(10_000.0, description="base of the rotary frequencies")
+    rope_scaling: RopeScaling | None = Field(None, description="rotary positions stretched beyond their first length")
+    rpe_num_buckets: PositiveInt = Field(32, description="distances that relative positions (rpe) tell apart")
+    rpe_max_distance: PositiveInt = Field(
+        128, description="distance from which all are one to relative positions (rpe)"
+    )
+    activation: Activation = Field(
+        "gelu", description="function of the MLP; gelu is exact and gelu_new its approximation by tanh"
+    )
     gpt_j_residual: bool = Field(
         False, description="attention and MLP read the same residual stream and are added together (parallel residual)"
     )
+    gpt_j_tied: bool = Field(False, description="one norm for both branches of the parallel residual")
     attention_config: list[Any] | None = Field(
         None,
         description='attention of each layer, global or local, as in [[["global", "local"], 6]]; "all" repeats to the end',
@@ -58,9 +114,24 @@ class ModelConfig(Section):
     window_size: PositiveInt = Field(
         256, description="tokens that local attention sees: itself and the window_size - 1 before it"
     )
+    sliding_window_width: PositiveInt | None = Field(
+        None,
+        description="tokens before itself that a token sees in every global layer, as in gpt-neox; all where it is not given",
+    )
+    scale_attention: bool = Field(
+        True, description="divide attention's scores by the square root of the head's width; GPT-Neo does not"
+    )
     use_bias_in_attn_linear: bool = Field(True, description="biases in the projections of attention")
+    use_bias_in_qkv: bool | None = Field(
+        None,
+        description="biases of queries, keys and values alone; as use_bias_in_attn_linear where it is not given",
+    )
     use_bias_in_mlp: bool = Field(True, description="biases in the projections of the MLP")
     no_weight_tying: bool = Field(False, description="an output layer of its own instead of the embedding's transpose")
+    vocab_size: PositiveInt | None = Field(
+        None,
+        description="rows of the vocabulary where imported weights have more than the tokenizer; the tokenizer's otherwise",
+    )
     make_vocab_size_divisible_by: PositiveInt = Field(
         128, description="the vocabulary is padded to a multiple of this, whatever the layout"
     )
@@ -69,7 +140,7 @@ class ModelConfig(Section):
         "scaled_normal", description="initialiser of the projections that write to the residual stream"
     )
     init_method_std: PositiveFloat = Field(
-        0.02, description="standard deviation of the normal and scaled_normal initialisers"
+        0.02, description="standard deviation of the normal initialiser and of its scaled forms"
     )
     attention_dropout: Probability = Field(0.0, description="dropout of the attention probabilities")
     hidden_dropout: Probability = Field(0.0, description="dropout of the embeddings and of what each block adds")

@@ -1,4 +1,4 @@
-"""Shapes that follow from the model's section: the kind of attention of each layer, and the width of the MLP.
+"""Shapes that follow from the model's section: what each layer's attention sees, heads and biases, the width of the MLP.
 
 Knows nothing about vocabularies or processes.
 """
@@ -10,7 +10,7 @@ from typing import Any
 from neox.config.errors import ConfigError
 from neox.config.sections import ModelConfig
 
-GATED_ACTIVATIONS = frozenset({"swiglu"})
+GATED_ACTIVATIONS = frozenset({"geglu", "swiglu", "reglu", "bilinear", "glu"})
 KINDS = {"global": "global", "flash": "global", "local": "local"}  # as written -> what is built
 FORMS = 'write [[["global", "local"], 6]], [[["global"], "all"]] or one word for each layer'
 
@@ -26,6 +26,32 @@ def attention_kinds(model: ModelConfig) -> list[str]:
     if len(words) != model.num_layers:
         raise ConfigError(f"names the attention of {len(words)} layers, but num_layers is {model.num_layers}")
     return [KINDS[word] for word in words]
+
+
+def attention_windows(model: ModelConfig) -> list[int | None]:
+    """Tokens that one token sees in each layer, itself among them; None where it sees all before it."""
+    everywhere = None if model.sliding_window_width is None else model.sliding_window_width + 1
+    return [model.window_size if kind == "local" else everywhere for kind in attention_kinds(model)]
+
+
+def head_width(model: ModelConfig) -> int:
+    """Dimensions of one attention head."""
+    return model.hidden_size // model.num_attention_heads
+
+
+def kv_heads(model: ModelConfig) -> int:
+    """Heads of keys and values."""
+    return model.num_kv_heads or model.num_attention_heads
+
+
+def qkv_width(model: ModelConfig) -> int:
+    """Outputs of the projection to queries, keys and values."""
+    return (model.num_attention_heads + 2 * kv_heads(model)) * head_width(model)
+
+
+def has_qkv_bias(model: ModelConfig) -> bool:
+    """Whether queries, keys and values have biases."""
+    return model.use_bias_in_attn_linear if model.use_bias_in_qkv is None else model.use_bias_in_qkv
 
 
 def _expand(pattern: list[Any], layers: int) -> list[str]:

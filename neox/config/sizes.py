@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from neox.config.sections import Config, ModelConfig
-from neox.config.shapes import attention_kinds, ffn_width, is_gated
+from neox.config.shapes import attention_windows, ffn_width, has_qkv_bias, head_width, is_gated, qkv_width
 
 MARGIN = 0.08  # of the rest: allocator, workspaces, buckets of the collectives
 
@@ -29,13 +29,17 @@ def padded_vocab_size(model: ModelConfig, vocab_size: int) -> int:
     return -(-vocab_size // multiple) * multiple
 
 
+def true_vocab_size(model: ModelConfig, tokenizer_size: int) -> int:
+    """The vocabulary without padding: the tokenizer's, or `vocab_size` where imported weights have more rows."""
+    return model.vocab_size or tokenizer_size
+
+
 def parameter_counts(model: ModelConfig, vocab_size: int) -> ParameterCounts:
-    """Parameters of the whole model; a tied output layer counts once."""
-    matrices, vectors = _block(model)
-    non_embedding = model.num_layers * (matrices + vectors) + _norm(model)
-    positions = model.max_position_embeddings * model.hidden_size if model.pos_emb == "learned" else 0
+    """Parameters of the whole model; a tied output layer counts once. vocab_size: without padding."""
+    block = _block(model)
+    non_embedding = model.num_layers * (block.matrices + block.split + block.whole) + _norm(model, model.hidden_size)
     tables = 2 if model.no_weight_tying else 1
-    rest = non_embedding + positions
+    rest = non_embedding + _positions(model)
     return ParameterCounts(
         total=rest + tables * padded_vocab_size(model, vocab_size) * model.hidden_size,
         total_unpadded=rest + tables * vocab_size * model.hidden_size,
@@ -43,36 +47,56 @@ def parameter_counts(model: ModelConfig, vocab_size: int) -> ParameterCounts:
     )
 
 
-def _block(model: ModelConfig) -> tuple[int, int]:
-    """Parameters of one block: in its matrices, and in norms and biases."""
-    hidden, width = model.hidden_size, ffn_width(model)
+@dataclass(frozen=True)
+class _Block:
+    """Parameters of one block."""
+
+    matrices: int  # all of them are split over the tensor-parallel group
+    split: int  # vectors that are split with the outputs or heads that they belong to
+    whole: int  # vectors that every process of the group holds
+
+
+def _block(model: ModelConfig) -> _Block:
+    hidden, width, qkv = model.hidden_size, ffn_width(model), qkv_width(model)
     inner = 2 * width if is_gated(model) else width
-    matrices = 4 * hidden * hidden + (inner + width) * hidden
-    attention_biases = 4 * hidden if model.use_bias_in_attn_linear else 0
-    mlp_biases = inner + hidden if model.use_bias_in_mlp else 0
-    return matrices, 2 * _norm(model) + attention_biases + mlp_biases
+    norms = (1 if model.gpt_j_tied else 2) * _norm(model, hidden)
+    head_norms = 2 * _norm(model, head_width(model)) if model.use_qk_layernorm else 0
+    relative = model.num_attention_heads * model.rpe_num_buckets if model.pos_emb == "rpe" else 0
+    return _Block(
+        matrices=(qkv + hidden + inner + width) * hidden,
+        split=(qkv if has_qkv_bias(model) else 0) + (inner if model.use_bias_in_mlp else 0) + relative,
+        whole=norms
+        + head_norms
+        + (hidden if model.use_bias_in_attn_linear else 0)
+        + (hidden if model.use_bias_in_mlp else 0),
+    )
 
 
-def _norm(model: ModelConfig) -> int:
-    return model.hidden_size * (2 if model.norm == "layernorm" else 1)
+def _norm(model: ModelConfig, size: int) -> int:
+    """Parameters of a norm over `size` dimensions."""
+    return {"layernorm": 2 * size, "rmsnorm": size, "scalenorm": 1, "non_parametric_layernorm": 0}[model.norm]
+
+
+def _positions(model: ModelConfig) -> int:
+    """Parameters of learned positions."""
+    return model.max_position_embeddings * model.hidden_size if model.pos_emb == "learned" else 0
 
 
 def flops_per_token(model: ModelConfig, vocab_size: int) -> float:
     """Floating-point operations of a training step for one token: forward and backward.
 
     6 for each parameter that multiplies, the output layer's among them, and the attention over the tokens that are seen: half of
-    the sequence on average where it is global, at most the window where it is local.
+    the sequence on average where it is global, at most the window where it has one.
     """
     length = model.seq_length or model.max_position_embeddings
-    matrices, _ = _block(model)
-    multiplied = model.num_layers * matrices + padded_vocab_size(model, vocab_size) * model.hidden_size
-    seen = sum(mean_visible_tokens(length, kind, model.window_size) for kind in attention_kinds(model))
+    multiplied = model.num_layers * _block(model).matrices + padded_vocab_size(model, vocab_size) * model.hidden_size
+    seen = sum(mean_visible_tokens(length, window) for window in attention_windows(model))
     return 6.0 * multiplied + 12.0 * model.hidden_size * seen
 
 
-def mean_visible_tokens(length: int, kind: str, window_size: int) -> float:
+def mean_visible_tokens(length: int, window: int | None) -> float:
     """Tokens that one token attends to, itself among them, on average over a sequence of that length."""
-    window = min(window_size, length) if kind == "local" else length
+    window = min(window or length, length)
     return (window * (window + 1) / 2 + (length - window) * window) / length
 
 
@@ -116,18 +140,14 @@ def blocks_of_stage(layers: int, stages: int, stage: int) -> int:
 def stage_parameters(config: Config, vocab_size: int, stage: int) -> int:
     """Parameters that one process of a stage holds, before ZeRO divides them."""
     model, tensor, stages = config.model, config.parallel.tensor_size, config.parallel.pipe_size
-    matrices, vectors = _block(model)
-    split_biases = (3 * model.hidden_size if model.use_bias_in_attn_linear else 0) + (
-        ffn_width(model) * (2 if is_gated(model) else 1) if model.use_bias_in_mlp else 0
-    )
-    block = (matrices + split_biases) // tensor + vectors - split_biases
-    count = blocks_of_stage(model.num_layers, stages, stage) * block
+    block = _block(model)
+    count = blocks_of_stage(model.num_layers, stages, stage) * ((block.matrices + block.split) // tensor + block.whole)
     table = padded_vocab_size(model, vocab_size) * model.hidden_size // tensor
     first, last = stage == 0, stage == stages - 1
     if first:
-        count += table + (model.max_position_embeddings * model.hidden_size if model.pos_emb == "learned" else 0)
+        count += table + _positions(model)
     if last:
-        count += _norm(model) + (table if model.no_weight_tying or not first else 0)
+        count += _norm(model, model.hidden_size) + (table if model.no_weight_tying or not first else 0)
     return count
 
 

@@ -9,6 +9,7 @@ import torch
 
 from neox.checkpoint.weights import load_weights
 from neox.config.sections import Config
+from neox.config.sizes import true_vocab_size
 from neox.inference.generator import Generator
 from neox.inference.text import TextGenerator, write_texts
 from neox.model.gpt import GPT
@@ -27,7 +28,8 @@ def generate(config: Config) -> None:
     assert folder is not None, "the rules ask for it"
     topology = parallel.initialize(config.parallel, config.run.distributed_backend)
     tokenizer = build_tokenizer(config.tokenizer)
-    model = GPT(config.model, vocab_size=tokenizer.vocab_size, topology=topology)
+    vocab_size = true_vocab_size(config.model, tokenizer.vocab_size)
+    model = GPT(config.model, vocab_size=vocab_size, topology=topology)
     checkpoint, warnings = load_weights(model, Path(folder), topology)
     # standard output is for the texts
     print(*warnings, f"weights of {checkpoint}", sep="\n", file=sys.stderr, flush=True)

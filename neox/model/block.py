@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neox.config.sections import ModelConfig
-from neox.model.attention import Attention, AttentionKind
+from neox.model.attention import Attention
 from neox.model.cache import KeyValueCache
 from neox.model.linear import Sharding
 from neox.model.mlp import MLP
@@ -28,23 +28,26 @@ class Block(nn.Module):
     """Pre-norm block: (seq, batch, hidden) -> (seq, batch, hidden).
 
     Sequential: attention first, then the MLP on its result. Parallel (`gpt_j_residual`): both read the block's input,
-    each through its own norm, and are added together.
+    each through its own norm, or through one (`gpt_j_tied`), and are added together. window: see Attention.
     """
 
-    def __init__(self, model: ModelConfig, *, layer: int, kind: AttentionKind, sharding: Sharding):
+    def __init__(self, model: ModelConfig, *, layer: int, window: int | None, sharding: Sharding):
         super().__init__()
         self.parallel = model.gpt_j_residual
         self.dropout = model.hidden_dropout
         self.sharding = sharding
-        self.input_layernorm = norm(model, sharding)
-        self.attention = Attention(model, layer=layer, kind=kind, sharding=sharding)
-        self.post_attention_layernorm = norm(model, sharding)
+        self.input_layernorm = norm(model, model.hidden_size, sharding.copied)
+        self.attention = Attention(model, layer=layer, window=window, sharding=sharding)
+        self.post_attention_layernorm = None if model.gpt_j_tied else norm(model, model.hidden_size, sharding.copied)
         self.mlp = MLP(model, sharding=sharding)
 
     def forward(self, hidden: Tensor, cache: KeyValueCache | None = None) -> Tensor:
-        attended = self._dropout(self.attention(self.input_layernorm(hidden), cache))
+        normed = self.input_layernorm(hidden)
+        attended = self._dropout(self.attention(normed, cache))
         if self.parallel:
-            return hidden + attended + self._dropout(self.mlp(self.post_attention_layernorm(hidden)))
+            if self.post_attention_layernorm is not None:
+                normed = self.post_attention_layernorm(hidden)
+            return hidden + attended + self._dropout(self.mlp(normed))
         hidden = hidden + attended
         return hidden + self._dropout(self.mlp(self.post_attention_layernorm(hidden)))
 

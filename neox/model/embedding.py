@@ -25,6 +25,13 @@ class PositionEmbedding(nn.Module):
         return F.embedding(positions, self.sharding.copied(self.weight))
 
 
+def sinusoids(positions: Tensor, hidden_size: int) -> Tensor:
+    """Fixed vectors of positions, fp32 (*positions, hidden): sines, then cosines (Vaswani et al., 2017), as in gpt-neox."""
+    frequencies = 1.0 / 10_000 ** (torch.arange(0, hidden_size, 2, device=positions.device).float() / hidden_size)
+    angles = positions.unsqueeze(-1).float() * frequencies
+    return torch.cat((angles.sin(), angles.cos()), dim=-1)
+
+
 class Embedding(nn.Module):
     """Token ids (batch, seq) -> hidden states (seq, batch, hidden), split along the sequence where it is.
 
@@ -36,6 +43,7 @@ class Embedding(nn.Module):
         self.sharding = sharding
         self.dropout = model.hidden_dropout
         self.word_embeddings = VocabEmbedding(vocab_size, model.hidden_size, sharding=sharding)
+        self.sinusoidal = positions and model.pos_emb == "sinusoidal"
         self.position_embeddings = None
         if positions and model.pos_emb == "learned":
             self.position_embeddings = PositionEmbedding(
@@ -46,6 +54,9 @@ class Embedding(nn.Module):
         hidden = self.word_embeddings(tokens.t())
         if self.position_embeddings is not None:
             hidden = hidden + self.position_embeddings(self._positions(tokens.shape[1], cache, tokens.device))
+        elif self.sinusoidal:
+            positions = self._positions(tokens.shape[1], cache, tokens.device)
+            hidden = hidden + sinusoids(positions, hidden.shape[-1]).to(hidden.dtype)
         return hidden_dropout(hidden, self.dropout, self.training, self.sharding)
 
     def _positions(self, seq: int, cache: KeyValueCache | None, device: torch.device) -> Tensor:
@@ -64,7 +75,7 @@ class FinalNorm(nn.Module):
 
     def __init__(self, model: ModelConfig, *, sharding: Sharding):
         super().__init__()
-        self.norm = norm(model, sharding)
+        self.norm = norm(model, model.hidden_size, sharding.copied)
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self.norm(hidden)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from neox.config.sections import ModelConfig, RecomputeConfig
-from neox.config.shapes import attention_kinds
+from neox.config.shapes import attention_windows, head_width, kv_heads
 from neox.config.sizes import padded_vocab_size
 from neox.model.block import Block
 from neox.model.cache import KeyValueCache
@@ -43,12 +43,12 @@ class LayerSpec:
 
 
 def layer_specs(model: ModelConfig, *, vocab_size: int, topology: Topology, sequence_parallel: bool) -> list[LayerSpec]:
-    """The layers in order; the position in the list is the global index. vocab_size is the tokenizer's, unpadded."""
+    """The layers in order; the position in the list is the global index. vocab_size is without padding."""
     sharding = Sharding(topology, sequence=sequence_parallel and topology.tensor_size > 1)
     ends = {"model": model, "vocab_size": padded_vocab_size(model, vocab_size), "sharding": sharding}
     blocks = [
-        LayerSpec(Block, {"model": model, "layer": layer, "kind": kind, "sharding": sharding})
-        for layer, kind in enumerate(attention_kinds(model))
+        LayerSpec(Block, {"model": model, "layer": layer, "window": window, "sharding": sharding})
+        for layer, window in enumerate(attention_windows(model))
     ]
     tied = not model.no_weight_tying
     if tied:
@@ -71,7 +71,7 @@ def has_dropout(model: ModelConfig) -> bool:
 class GPT(nn.Module):
     """The whole model: tokens (batch, seq) -> logits (seq, batch, padded vocabulary / tensor_size).
 
-    vocab_size: the tokenizer's; columns beyond it are padding, which the loss and sampling leave out. seed: of the
+    vocab_size: without padding; columns beyond it are padding, which the loss and sampling leave out. seed: of the
     initial weights; None leaves them unset, for a checkpoint to fill. Weights are fp32 until DeepSpeed, or the caller,
     casts them.
     """
@@ -135,8 +135,8 @@ class GPT(nn.Module):
             num_layers=self.config.num_layers,
             batch_size=batch_size,
             max_length=max_length,
-            heads=self.config.num_attention_heads // self.topology.tensor_size,
-            head_dim=self.config.hidden_size // self.config.num_attention_heads,
+            heads=kv_heads(self.config) // self.topology.tensor_size,
+            head_dim=head_width(self.config),
             dtype=weight.dtype,
             device=weight.device,
             padding=padding,

@@ -8,26 +8,38 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from neox.config.sections import Initializer, ModelConfig
 from neox.model.linear import RowLinear
-from neox.model.norms import LayerNorm, RMSNorm
+from neox.model.norms import Norm
 from neox.parallel.topology import Topology
+
+
+def initializer(method: Initializer, model: ModelConfig) -> Callable[..., Tensor]:
+    """What fills a whole (outputs, inputs) matrix in place from a generator."""
+    if method.startswith("xavier"):  # Glorot and Bengio, 2010
+        return nn.init.xavier_uniform_ if method == "xavier_uniform" else nn.init.xavier_normal_
+    if method.endswith("orthogonal"):  # Saxe et al., 2013; the scaled form Nestler et al., 2021
+        gain = math.sqrt(2 / (model.num_layers if method == "scaled_orthogonal" else 1))
+        return partial(nn.init.orthogonal_, gain=gain)
+    return partial(nn.init.normal_, std=standard_deviation(method, model))
 
 
 def standard_deviation(method: Initializer, model: ModelConfig) -> float:
     """Standard deviation of the normal distribution that an initialiser draws from."""
-    if method == "normal":
-        return model.init_method_std
-    if method == "scaled_normal":
-        return model.init_method_std / math.sqrt(2 * model.num_layers)
-    if method == "small_init":
-        return math.sqrt(2 / (5 * model.hidden_size))
-    assert method == "wang_init", method
-    return 2 / (model.num_layers * math.sqrt(model.hidden_size))
+    deviations = {
+        "normal": model.init_method_std,
+        "scaled_normal": model.init_method_std / math.sqrt(2 * model.num_layers),
+        "single_residual_scaled_normal": model.init_method_std / math.sqrt(model.num_layers),
+        "small_init": math.sqrt(2 / (5 * model.hidden_size)),  # Nguyen and Salazar, 2019
+        "wang_init": 2 / (model.num_layers * math.sqrt(model.hidden_size)),  # Wang's, as GPT-NeoX-20B has it
+    }
+    return deviations[method]
 
 
 def stream_seed(seed: int, index: int, name: str) -> int:
@@ -36,13 +48,14 @@ def stream_seed(seed: int, index: int, name: str) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def draw(parameter: Tensor, deviation: float, seed: int, rank: int, size: int) -> Tensor:
-    """This rank's part of the whole parameter: (whole shape) normal in fp32 on the CPU, cut along its partition_dim."""
+def draw(parameter: Tensor, fill: Callable, seed: int, rank: int, size: int) -> Tensor:
+    """This rank's part of the whole parameter: drawn whole in fp32 on the CPU, cut along its partition_dim."""
     shape = list(parameter.shape)
     if parameter.tensor_model_parallel:
         shape[parameter.partition_dim] *= size
-    generator = torch.Generator().manual_seed(seed)
-    whole = torch.empty(shape).normal_(0.0, deviation, generator=generator)
+    whole = torch.empty(shape)
+    # several projections in one parameter are one matrix to an initialiser, as in gpt-neox
+    fill(whole.view(-1, shape[-1]), generator=torch.Generator().manual_seed(seed))
     return whole.chunk(size, dim=parameter.partition_dim)[rank] if parameter.tensor_model_parallel else whole
 
 
@@ -53,10 +66,10 @@ def initialize_weights(layer: nn.Module, *, model: ModelConfig, seed: int, index
         for name, parameter in module.named_parameters(recurse=False):
             if name == "bias":
                 parameter.zero_()
-            elif isinstance(module, LayerNorm | RMSNorm):
+            elif isinstance(module, Norm):
                 parameter.fill_(1.0)
             else:
                 residual = isinstance(module, RowLinear)
-                deviation = standard_deviation(model.output_layer_init_method if residual else model.init_method, model)
+                fill = initializer(model.output_layer_init_method if residual else model.init_method, model)
                 stream = stream_seed(seed, index, f"{module_name}.{name}")
-                parameter.copy_(draw(parameter, deviation, stream, topology.tensor_rank, topology.tensor_size))
+                parameter.copy_(draw(parameter, fill, stream, topology.tensor_rank, topology.tensor_size))

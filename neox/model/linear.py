@@ -57,6 +57,12 @@ class Sharding:
             return parameter
         return copy_to_tensor_model_parallel_region(parameter, group=self.topology.tensor_group)
 
+    def shared(self, parameter: Tensor) -> Tensor:
+        """A parameter that all ranks hold, as used on this rank's heads: its gradient is summed over the ranks."""
+        if self.size == 1:
+            return parameter
+        return copy_to_tensor_model_parallel_region(parameter, group=self.topology.tensor_group)
+
     def reduced(self, partial: Tensor) -> Tensor:
         """Sum (seq, batch, hidden) over the ranks, and keep this rank's part of the sequence where it is split."""
         if self.size == 1:

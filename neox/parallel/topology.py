@@ -78,6 +78,13 @@ class Topology:
         return parallel_state.get_model_parallel_group()
 
 
+def alone() -> Topology:
+    """The topology of a tool that joins nobody: one process on the CPU, without groups."""
+    one = {"world_size": 1, "tensor_size": 1, "pipe_size": 1, "data_size": 1}
+    first = {"rank": 0, "local_rank": 0, "tensor_rank": 0, "pipe_rank": 0, "data_rank": 0}
+    return Topology(**first, **one, device=torch.device("cpu"), backend="gloo")
+
+
 def coordinates(rank: int, tensor_size: int, data_size: int) -> tuple[int, int, int]:
     """(pipe, data, tensor) coordinates of a rank."""
     return rank // (tensor_size * data_size), rank // tensor_size % data_size, rank % tensor_size

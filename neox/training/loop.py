@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from neox.checkpoint.state import Progress
+from neox.checkpoint.publish import Progress
 from neox.config.sections import CheckpointConfig, Config
 from neox.data.batches import Batch
 from neox.monitor.metrics import Throughput, memory_metrics, training_metrics, validation_metrics

@@ -9,10 +9,10 @@ from pathlib import Path
 from neox.checkpoint import state as checkpoint
 from neox.checkpoint.layout import CheckpointError, write_durably
 from neox.checkpoint.newest import newest
-from neox.checkpoint.state import Progress
+from neox.checkpoint.publish import Progress
 from neox.config.flat import flat_values, to_yaml
 from neox.config.sections import CheckpointConfig, Config
-from neox.config.sizes import flops_per_token
+from neox.config.sizes import flops_per_token, true_vocab_size
 from neox.data.batches import batches
 from neox.data.datasets import build_datasets
 from neox.monitor.gpus import peak_tflops
@@ -40,7 +40,8 @@ def pretrain(config: Config) -> Outcome:
     datasets = build_datasets(
         config.data, config.model.seq_length, samples_needed(config), tokenizer, config.run.seed, topology
     )
-    engine = Engine(config, topology, tokenizer.vocab_size)
+    vocab_size = true_vocab_size(config.model, tokenizer.vocab_size)
+    engine = Engine(config, topology, vocab_size)
     progress = resume(engine, config.checkpoint, topology)
     config_text = to_yaml(config)
     reporters = build_reporters(
@@ -55,7 +56,7 @@ def pretrain(config: Config) -> Outcome:
     throughput = Throughput(
         samples_per_step=config.batch.train_batch_size,
         seq_length=config.model.seq_length,
-        flops_per_token=flops_per_token(config.model, tokenizer.vocab_size),
+        flops_per_token=flops_per_token(config.model, vocab_size),
         processes=topology.world_size,
         peak_tflops=peak_tflops(config.monitor.peak_theoretical_tflops, topology.device, config.precision.precision),
     )

@@ -29,6 +29,11 @@ CASES = {
         "model_parallel_size",
         "8 processes cannot share 4 heads evenly",
     ),
+    "kv_heads_divide_heads": (
+        {"num_kv_heads": 3},
+        "num_kv_heads",
+        "4 heads cannot share 3 heads of keys and values evenly",
+    ),
     "mlp_divides_by_tensor_parallel": (
         {"model_parallel_size": 2, "num_gpus": 2, "ffn_hidden_size": 99},
         "model_parallel_size",
@@ -64,6 +69,22 @@ CASES = {
         "rotary_pct",
         "0.2 of the 16 dimensions of a head is 3",
     ),
+    "rotary_scaling_is_whole": (
+        {"rope_scaling": {"rope_type": "linear", "factor": 2}},
+        "rope_scaling",
+        "stretches rotary positions, and pos_emb is learned",
+    ),
+    "relative_positions_have_buckets": (
+        {"pos_emb": "rpe", "rpe_num_buckets": 8, "rpe_max_distance": 4},
+        "rpe_num_buckets",
+        "rpe_max_distance 4 must be above that half",
+    ),
+    "sinusoids_come_in_pairs": (
+        {"pos_emb": "sinusoidal", "hidden_size": 63, "num_attention_heads": 3},
+        "hidden_size",
+        "63 is odd",
+    ),
+    "tied_norm_is_for_parallel_residual": ({"gpt_j_tied": True}, "gpt_j_tied", "give gpt_j_residual: true too"),
     "sequence_fits_positions": ({"seq_length": 64}, "seq_length", "64 tokens are more than max_position_embeddings 32"),
     "one_mlp_width": (
         {"intermediate_size": 256, "ffn_hidden_size": 256},
@@ -129,6 +150,16 @@ FURTHER_CASES = [
     ({"attention_config": [[[3], 4]]}, "[3] is not a list of words"),
     ({"attention_config": [[["mamba"], "all"]]}, "the kinds are global, flash, local"),
     ({"pos_emb": "rotary", "rotary_pct": 0.0}, "0 of the 16 dimensions of a head is 0"),
+    ({"num_kv_heads": 1, "model_parallel_size": 2, "num_gpus": 2}, "2 processes cannot share 1 heads of keys"),
+    ({"pos_emb": "rotary", "rope_scaling": {"factor": 2}}, "factor: has no effect with rope_type default"),
+    (
+        {"pos_emb": "rotary", "rope_scaling": {"rope_type": "llama3", "factor": 2, "low_freq_factor": 4}},
+        "4 must be above low_freq_factor 4",
+    ),
+    (
+        {"pos_emb": "rotary", "rotary_pct": 0.125, "rope_scaling": {"rope_type": "dynamic", "factor": 2}},
+        "dynamic needs more than 2 dimensions",
+    ),
     ({"split": "0, 50, 50"}, "leaves nothing for training"),
     ({"split": "0, 0, 0"}, "is not three shares"),
     ({"split": "a, b, c"}, "is not three shares"),
@@ -195,6 +226,10 @@ def test_the_vocabulary_is_shared_evenly():
     assert list(vocabulary_fits(config, 32_000)) == []
     ((keys, sentence),) = vocabulary_fits(config, 50_257)
     assert "2 processes cannot share a vocabulary of 50,257" in sentence
+    padded = config_from_values({**BASE, "vocab_size": 50_304})
+    assert list(vocabulary_fits(padded, 50_277)) == []
+    ((keys, sentence),) = vocabulary_fits(padded, 50_305)
+    assert (keys, sentence[:38]) == ("vocab_size", "50,304 rows are fewer than the tokeniz")
 
 
 def test_warnings_are_notes():

@@ -106,8 +106,8 @@ def test_visible_tokens_are_counted_truly():
     for length in (1, 2, 7, 32):
         for window in (1, 3, 7, 100):
             visible = [min(position + 1, window) for position in range(length)]
-            assert mean_visible_tokens(length, "local", window) == pytest.approx(sum(visible) / length)
-        assert mean_visible_tokens(length, "global", 3) == (length + 1) / 2
+            assert mean_visible_tokens(length, window) == pytest.approx(sum(visible) / length)
+        assert mean_visible_tokens(length, None) == (length + 1) / 2
 
 
 def test_flops():
@@ -132,7 +132,14 @@ def plan(**keys):
 
 
 def test_the_shards_of_all_processes_hold_the_model():
-    for keys in ({}, {"no_weight_tying": False}, {"activation": "swiglu"}, {"pos_emb": "none", "norm": "rmsnorm"}):
+    shapes = (
+        {},
+        {"no_weight_tying": False},
+        {"activation": "swiglu"},
+        {"pos_emb": "none", "norm": "rmsnorm"},
+        {"pos_emb": "rpe", "num_kv_heads": 2, "use_qk_layernorm": True, "gpt_j_residual": True, "gpt_j_tied": True},
+    )
+    for keys in shapes:
         for tensor, pipe in ((1, 1), (2, 1), (1, 4), (2, 3)):
             config = plan(model_parallel_size=tensor, pipe_parallel_size=pipe, num_gpus=tensor * pipe, **keys)
             stages = [stage_parameters(config, GPT2, stage) for stage in range(pipe)]

@@ -40,20 +40,67 @@ ROWS = {
     "tp2-dp2-zero2": (4, {**TP2, **zero(2)}),
     "tp2-dp2-zero3": (4, {**TP2, **zero(3)}),
 }
+# further models, by name: keys that differ from the run above, and rows of their own
 TIED = {"no_weight_tying": False, "pos_emb": "learned"}
-TIED_ROWS = {
-    "tied-dp2-zero1": (2, zero(1)),
-    "tied-tp2-sequence-recompute": (2, {**TP2, **SEQUENCE, "checkpoint_activations": True}),
-    "tied-pp2": (2, {**PP2, **zero(1), "gradient_accumulation_steps": 4}),
-    "tied-tp2-pp2-sequence": (4, {**TP2, **PP2, **SEQUENCE, **zero(1), "gradient_accumulation_steps": 2}),
+GROUPED = {
+    "num_kv_heads": 2,
+    "use_qk_layernorm": True,
+    "norm": "rmsnorm",
+    "activation": "swiglu",
+    "ffn_hidden_size": 96,
+    "use_bias_in_qkv": False,
+    "sliding_window_width": 8,
+    "rope_scaling": {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 16},
 }
-
+RELATIVE = {
+    "pos_emb": "rpe",
+    "norm": "scalenorm",
+    "gpt_j_residual": True,
+    "gpt_j_tied": True,
+    "activation": "glu",
+    "ffn_hidden_size": 96,
+    "init_method": "orthogonal",
+    "scale_attention": False,
+}
+MODELS = {
+    "tied": (
+        TIED,
+        {
+            "dp2-zero1": (2, zero(1)),
+            "tp2-sequence-recompute": (2, {**TP2, **SEQUENCE, "checkpoint_activations": True}),
+            "pp2": (2, {**PP2, **zero(1), "gradient_accumulation_steps": 4}),
+            "tp2-pp2-sequence": (4, {**TP2, **PP2, **SEQUENCE, **zero(1), "gradient_accumulation_steps": 2}),
+        },
+    ),
+    "grouped": (
+        GROUPED,
+        {
+            "tp2-sequence": (2, {**TP2, **SEQUENCE}),
+            "tp2-pp2": (4, {**TP2, **PP2, **zero(1), "gradient_accumulation_steps": 2}),
+        },
+    ),
+    "relative": (
+        RELATIVE,
+        {
+            "tp2": (2, TP2),
+            "pp2-recompute": (2, {**PP2, **zero(1), "gradient_accumulation_steps": 4, "checkpoint_activations": True}),
+            "tp2-dp2-zero3": (4, {**TP2, **zero(3)}),
+        },
+    ),
+}
 
 ALL_ROWS = {
     "untied": (1, {}),
-    "tied": (1, TIED),
+    **{name: (1, keys) for name, (keys, _) in MODELS.items()},
     **ROWS,
-    **{name: (processes, {**TIED, **keys}) for name, (processes, keys) in TIED_ROWS.items()},
+    **{
+        f"{name}-{row}": (processes, {**model, **keys})
+        for name, (model, rows) in MODELS.items()
+        for row, (processes, keys) in rows.items()
+    },
+}
+REFERENCES = dict.fromkeys(ROWS, "untied") | {
+    f"{name}-{row}": name for name, (_, rows) in MODELS.items() for row in rows
 }
 
 
@@ -82,9 +129,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory, char_data: Path):
     return of
 
 
-@pytest.mark.parametrize("name", [*ROWS, *TIED_ROWS])
+@pytest.mark.parametrize("name", REFERENCES)
 def test_layout_changes_nothing(name: str, folders) -> None:
-    row, reference = folders(name), folders("tied" if name in TIED_ROWS else "untied")
+    row, reference = folders(name), folders(REFERENCES[name])
     initial, expected = weights(row, 0), weights(reference, 0)
     assert initial.keys() == expected.keys()
     for weight in expected:

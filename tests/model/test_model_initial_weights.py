@@ -20,7 +20,11 @@ SHAPES = {
         "mlp_multiple_of": 4,
         "use_bias_in_attn_linear": False,
     },
-    "swiglu-with-biases": {"activation": "swiglu", "ffn_hidden_size": 40},
+    "swiglu-with-biases": {"activation": "swiglu", "ffn_hidden_size": 40, "init_method": "xavier_uniform"},
+    "grouped": {"num_kv_heads": 4, "num_attention_heads": 8, "use_qk_layernorm": True, "use_bias_in_qkv": False},
+    "relative-scalenorm": {"pos_emb": "rpe", "norm": "scalenorm", "init_method": "orthogonal"},
+    "tied-norm": {"pos_emb": "alibi", "gpt_j_residual": True, "gpt_j_tied": True, "use_bias_in_attn_linear": False},
+    "no-norm-weights": {"pos_emb": "sinusoidal", "norm": "non_parametric_layernorm", "use_qk_layernorm": True},
 }
 
 
@@ -67,6 +71,7 @@ def test_a_parameter_depends_on_seed_layer_and_name_alone() -> None:
         ("scaled_normal", 0.03 / math.sqrt(2 * 6)),
         ("small_init", math.sqrt(2 / (5 * 128))),
         ("wang_init", 2 / (6 * math.sqrt(128))),
+        ("single_residual_scaled_normal", 0.03 / math.sqrt(6)),
     ],
 )
 def test_distributions_follow_gpt_neox(method: str, expected: float) -> None:
@@ -83,6 +88,25 @@ def test_distributions_follow_gpt_neox(method: str, expected: float) -> None:
         else:
             assert parameter.std().item() == pytest.approx(expected, rel=0.05), name
             assert abs(parameter.mean().item()) < 0.1 * expected, name
+
+
+@pytest.mark.parametrize(("method", "gain"), [("orthogonal", math.sqrt(2)), ("scaled_orthogonal", math.sqrt(2 / 6))])
+def test_orthogonal_matrices_are(method: str, gain: float) -> None:
+    """In gpt-neox `orthogonal` binds its arguments to the wrong names."""
+    model = small(num_layers=6, activation="swiglu", mlp_multiple_of=4, init_method=method)
+    block = GPT(model, vocab_size=VOCAB, topology=topology_of(), seed=3).layers[1]
+    for linear in (block.attention.query_key_value, block.mlp.dense_h_to_4h):
+        matrix = linear.weight.view(-1, 32) / gain
+        torch.testing.assert_close(matrix.T @ matrix, torch.eye(32), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["xavier_uniform", "xavier_normal"])
+def test_xavier_keeps_the_variance_of_both_sides(method: str) -> None:
+    model = small(hidden_size=128, init_method=method)
+    block = GPT(model, vocab_size=VOCAB, topology=topology_of(), seed=3).layers[1]
+    weight = block.mlp.dense_h_to_4h.weight
+    assert weight.std().item() == pytest.approx(math.sqrt(2 / (128 + 512)), rel=0.02)
+    assert (weight.abs().max().item() <= math.sqrt(6 / (128 + 512))) == (method == "xavier_uniform")
 
 
 def test_projections_to_the_residual_stream_have_their_own_initialiser() -> None:

@@ -18,6 +18,10 @@ MODELS = {
         attention_config=[[["global", "local"], 1]],
         window_size=5,
     ),
+    "grouped-normalised": small(pos_emb="rotary", num_kv_heads=2, use_qk_layernorm=True, use_bias_in_qkv=False),
+    "relative-scalenorm": small(pos_emb="rpe", norm="scalenorm", gpt_j_residual=True, gpt_j_tied=True),
+    "alibi": small(pos_emb="alibi", activation="geglu", mlp_multiple_of=4, scale_attention=False),
+    "sinusoidal": small(pos_emb="sinusoidal", norm="non_parametric_layernorm", sliding_window_width=4),
 }
 ROWS = [
     {"model": model, "sequence_parallel": sequence, "recompute": RecomputeConfig(checkpoint_activations=recompute)}

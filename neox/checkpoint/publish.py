@@ -1,0 +1,65 @@
+"""The last step of writing a checkpoint, whoever made its state files: index, progress, config, manifest, `latest`.
+
+Knows nothing about optimizers or where the state came from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from neox.checkpoint import layout
+from neox.checkpoint.layout import FileEntry
+from neox.checkpoint.tensors import INDEX, Weight, encode_index
+
+PROGRESS = "progress.json"
+CONFIG = "config.yml"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come."""
+
+    iteration: int = 0  # optimizer steps done
+    consumed_samples: int = 0  # the position in the data
+    consumed_tokens: int = 0
+    wandb_run_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What the optimizer counts."""
+
+    optimizer_steps: int  # updates it has made
+    loss_scaler: Mapping[str, Any]  # numbers of DeepSpeed's loss scaler that change during a run
+
+
+def publish_state(
+    folder: Path,
+    progress: Progress,
+    counters: Counters,
+    *,
+    entries: Iterable[FileEntry],
+    weights: Mapping[str, Weight],
+    moments: Sequence[str],
+    config_text: str,
+    written_by: Mapping[str, int],
+) -> Path:
+    """Complete the temporary folder of `progress.iteration`, which holds its state files, and give it its name.
+
+    entries: those files. written_by: the layout of the run, empty where there was none.
+    """
+    temporary = layout.temporary_folder(folder, progress.iteration)
+    entries = list(entries)
+    for name, data in {
+        INDEX: encode_index(dict(weights), list(moments)),
+        PROGRESS: json.dumps({**asdict(progress), **asdict(counters)}, indent=1).encode(),
+        CONFIG: config_text.encode(),
+    }.items():
+        layout.write_durably(temporary / name, data)
+        entries.append(layout.file_entry(temporary / name))
+    facts = {"iteration": progress.iteration, "layout": dict(written_by)}
+    return layout.publish(folder, progress.iteration, entries, facts)

@@ -1,0 +1,96 @@
+"""The tokenizer's files that travel with the weights, and the keys that name them here."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from neox.config.sections import TokenizerConfig
+from neox.interop.files import read_json, write_json
+from neox.tokenizer.tokenizer import build_tokenizer
+
+GENERATION_FILE = "generation_config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+FILES = (
+    "tokenizer.json",
+    TOKENIZER_CONFIG,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+    GENERATION_FILE,
+)
+# what names the tokenizer here: the files that must be there, and the keys that take them, in the order of preference
+KINDS: tuple[tuple[str, dict[str, str]], ...] = (
+    ("HFTokenizer", {"vocab_file": "tokenizer.json"}),
+    ("GPT2BPETokenizer", {"vocab_file": "vocab.json", "merge_file": "merges.txt"}),
+    ("SPMTokenizer", {"vocab_file": "tokenizer.model"}),
+)
+# classes of transformers that read the files of a kind
+CLASSES = {
+    "HFTokenizer": "PreTrainedTokenizerFast",
+    "GPT2BPETokenizer": "GPT2Tokenizer",
+    "SPMTokenizer": "LlamaTokenizer",
+}
+SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def bring_in(source: Path, target: Path, config: dict[str, Any]) -> TokenizerConfig | None:
+    """Copy the tokenizer's files, and keep the ids of special tokens that config.json has; None where there are none.
+
+    The paths in the result are those below `target`.
+    """
+    target.mkdir()
+    _copy(source, target)
+    if not (target / GENERATION_FILE).exists():
+        write_json(target / GENERATION_FILE, {name: config[name] for name in SPECIAL_IDS if name in config})
+    for kind, files in KINDS:
+        if all((target / file).is_file() for file in files.values()):
+            paths = {key: str(target / file) for key, file in files.items()}
+            return TokenizerConfig(tokenizer_type=kind, **paths)
+    return None
+
+
+def moved(config: TokenizerConfig, folder: Path) -> TokenizerConfig:
+    """The same tokenizer with its files in another folder."""
+    paths = {key: str(folder / Path(getattr(config, key)).name) for key in dict(KINDS)[config.tokenizer_type]}
+    return config.model_copy(update=paths)
+
+
+def take_out(config: TokenizerConfig, target: Path) -> tuple[dict[str, Any], str | None]:
+    """Copy the tokenizer's files into a folder of transformers: ids of special tokens for config.json, and what to warn of."""
+    ids: dict[str, Any] = {
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }  # a family's defaults would be another tokenizer's
+    source = None if config.vocab_file is None else Path(config.vocab_file)
+    if source is not None and (source.parent / GENERATION_FILE).is_file():  # it came from transformers
+        _copy(source.parent, target)
+        known = read_json(target / GENERATION_FILE)
+        return ids | {name: known[name] for name in SPECIAL_IDS if name in known}, None
+    files = dict(KINDS).get(config.tokenizer_type, {})
+    if not files or source is None or not source.is_file():
+        return (
+            {},
+            f"no tokenizer is exported: transformers has none for {config.tokenizer_type} {config.vocab_file or ''}",
+        )
+    tokenizer = build_tokenizer(config)
+    for key, file in files.items():
+        shutil.copyfile(getattr(config, key), target / file)
+    facts = {"tokenizer_class": CLASSES[config.tokenizer_type]}
+    if tokenizer.eod is not None:
+        end = tokenizer.decode([tokenizer.eod])
+        facts |= {"bos_token": end, "eos_token": end}
+        ids = {"bos_token_id": tokenizer.eod, "eos_token_id": tokenizer.eod}
+    write_json(target / TOKENIZER_CONFIG, facts)
+    write_json(target / GENERATION_FILE, ids)
+    return ids, None
+
+
+def _copy(source: Path, target: Path) -> None:
+    for name in FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)

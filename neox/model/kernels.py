@@ -1,0 +1,32 @@
+"""The one place that chooses how attention is computed: torch's scaled_dot_product_attention and the kernels below it.
+
+All of them compute the scores and the softmax in fp32, also for fp16 and bf16 inputs. Without a mask torch takes its
+flash kernels; with one it takes those that read masks.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def attend(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """softmax(scale * queries keys^T + mask) values, (batch, heads, seq, head_dim).
+
+    queries: (batch, heads, seq, head_dim). keys and values: (batch, groups, keys, head_dim), each group shared by
+    heads / groups consecutive heads. mask: bool, True where a key is seen, or a bias of the scores; causal: instead of a
+    mask, each query sees itself and what is before it. scale: None for 1 / sqrt(head_dim).
+    """
+    grouped = keys.shape[1] != queries.shape[1]
+    return F.scaled_dot_product_attention(
+        queries, keys, values, mask, dropout, is_causal=causal, scale=scale, enable_gqa=grouped
+    )
