@@ -18,14 +18,17 @@ from pathlib import Path
 from rich.console import Console
 
 from neox.config.errors import ConfigError
+from neox.config.gpus import this_machines_gpu
 from neox.config.handover import argument
 from neox.config.load import did_you_mean
 from neox.config.read import Resolved, read_config
 from neox.config.resolve import cuda_devices
 from neox.config.rules import vocabulary_fits
 from neox.config.sections import Config
+from neox.config.surroundings import free_bytes
 from neox.launch.argv import local_workers
-from neox.launch.plan import Plan, make_plan, print_plan
+from neox.launch.plan import Plan
+from neox.launch.plan_page import print_plan
 from neox.launch.port import free_port
 from neox.launch.supervise import supervise
 from neox.tokenizer.vocabulary import read_vocab_size
@@ -61,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
         resolved = read_config(
             arguments.config, arguments.conf_dir, arguments.overrides, script.name, arguments.dry_run
         )
-        vocab_size, notes = _vocabulary(resolved, arguments.dry_run)
+        vocab_size, notes = vocabulary(resolved, arguments.dry_run)
     except ConfigError as error:
         return _refuse(error)
     with tempfile.TemporaryDirectory(prefix="neox-") as folder:
@@ -108,7 +111,7 @@ def _find_script(name: str) -> Path:
     raise ConfigError(f"{name}: there is no such script{did_you_mean(name, known)} (SCRIPT comes before the files)")
 
 
-def _vocabulary(resolved: Resolved, dry_run: bool) -> tuple[int, list[str]]:
+def vocabulary(resolved: Resolved, dry_run: bool) -> tuple[int, list[str]]:
     """The size of the vocabulary, and the notes to show; a dry run does without the tokenizer's files."""
     config, notes = resolved.config, list(resolved.notes)
     tokenizer = config.tokenizer
@@ -139,7 +142,15 @@ def _plan(script: Path, config: Config, vocab_size: int, notes: list[str], folde
         port=free,
         devices=cuda_devices(),
     )
-    return make_plan(str(script), config, vocab_size, workers, notes)
+    return Plan(
+        script=str(script),
+        config=config,
+        vocab_size=vocab_size,
+        gpu=config.launch.gpu or (this_machines_gpu() if cuda_devices() else None),
+        free_disk_bytes=free_bytes(config.checkpoint.save) if config.checkpoint.save else None,
+        workers=workers,
+        given_notes=notes,
+    )
 
 
 def _show(plan: Plan, as_json: bool) -> None:

@@ -10,8 +10,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
+from neox.config.gpus import GPUS
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
+GpuName = Literal[tuple(GPUS)]
 Initializer = Literal["normal", "scaled_normal", "small_init", "wang_init"]
 
 
@@ -325,6 +328,9 @@ class LaunchConfig(Section):
     num_gpus: PositiveInt | None = Field(
         None,
         description="processes on each machine, also without a GPU; one for each GPU, or one, where it is not given",
+    )
+    gpu: GpuName | None = Field(
+        None, description="kind of GPU that the plan counts with, for memory and time; this machine's by default"
     )
     master_addr: str | None = Field(None, description="address that the processes meet at")
     master_port: Annotated[int, Field(ge=1, le=65_535)] | None = Field(
