@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from neox.config.sections import Config, ModelConfig
+from neox.config.sections import Config
 from neox.config.shapes import LOSS_CHUNK, ffn_width, is_gated
 from neox.config.sizes import blocks_of_stage, padded_vocab_size, stage_parameters
 
@@ -112,7 +112,8 @@ class _State:
     def of(cls, config: Config, vocab_size: int, stage: int) -> _State:
         zero, replicas = config.optimization.zero_optimization, config.parallel.data_size
         pipelined = config.parallel.pipe_size > 1
-        accumulating = config.batch.gradient_accumulation_steps > 1
+        # more micro-batches than are under way: gradients of some are there while the others' activations are
+        accumulating = config.batch.gradient_accumulation_steps > config.parallel.pipe_size - stage
         half = config.precision.precision != "fp32"
         width = 2 if half else 4
         parameters = stage_parameters(config, vocab_size, stage)
@@ -140,12 +141,12 @@ class _State:
             2: width * touched + max(copies, 8 * min(shard, largest)),
             3: gradients + max(copies, 8 * largest // replicas),
         }[zero.stage]
-        lasting = zero.stage == 3 or pipelined or (zero.stage == 1 and accumulating)
+        lasting = zero.stage == 3 or (zero.stage == 1 and accumulating)
         return cls(
             weights=width * (shard if zero.stage == 3 else parameters),
             gradients=gradients,
             optimizer=updated * (_moments(config) + masters),
-            early=(gradients if accumulating or pipelined or zero.stage == 3 else 0) + (bucket if lasting else 0),
+            early=(gradients if accumulating or zero.stage == 3 else 0) + (bucket if lasting else 0),
             bucket=0 if lasting else bucket,
             accumulated=gradients if zero.stage == 2 and accumulating else 0,
             reduced=reduced,
@@ -175,8 +176,8 @@ class _Work:
 
     kept: int  # by the micro-batches under way, for their backward passes
     block: int  # while a block goes backward: what is recomputed, and gradients of activations
-    logits: int
-    loss: int  # logits, their gradient, and the rows at hand in fp32
+    logits: int  # gradients of logits, with those logits that are still there
+    loss: int  # logits, their gradients, and the rows at hand in fp32
     head_gradient: int
     embedding_gradients: int
 
@@ -194,7 +195,8 @@ class _Work:
             # a pipeline recomputes block by block
             together = min(config.recompute.checkpoint_num_layers, blocks) if stages == 1 else 1
             kept, recomputed = -(-blocks // together) * hidden, together * block - hidden
-        kept *= min(stages - stage, config.batch.gradient_accumulation_steps)
+        micro_batches = config.batch.gradient_accumulation_steps
+        kept *= min(stages - stage, micro_batches)
         logits = loss = head_gradient = embedding_gradients = 0
         table = width * padded_vocab_size(model, vocab_size) * model.hidden_size // tensor
         if stage == stages - 1:
@@ -203,6 +205,10 @@ class _Work:
             kept += 2 * hidden  # the last norm's input and output
             logits, head_gradient = width * elements, table
             loss = max(2 * logits + at_a_time, logits + 2 * at_a_time)
+            if stages > 1:
+                # DeepSpeed's pipeline lets the logits of a micro-batch go when it needs their place for the next but one
+                loss += logits * (micro_batches > 1)
+                logits *= 1 + min(2, micro_batches)
         if stage == 0:
             embedding_gradients = table if model.no_weight_tying else 2 * table
         return cls(

@@ -1,7 +1,7 @@
 """How long an optimizer step takes on known GPUs: a simple model, from the sections alone.
 
 Matrix products run at a stated share of the GPU's peak. What tensor-parallel groups, stages and replicas send each other takes
-its bytes through the links, and is not hidden behind the products except at ZeRO 3. docs/plan.md gives the formulas and the
+its bytes through the links, and is not hidden behind the products, except a part at ZeRO 3. docs/plan.md gives the formulas and the
 assumptions.
 """
 
@@ -15,6 +15,9 @@ from neox.config.sizes import blocks_of_stage, flops_per_token, padded_vocab_siz
 
 EFFICIENCY = 0.45  # of the peak, in matrix products
 GPUS_PER_NODE = 8
+# to start the kernels of a block's forward pass: it takes no less; backward takes twice that. ZeRO 3 runs Python around each layer
+LAUNCH_SECONDS, ZERO3_LAUNCH_SECONDS = 1e-4, 1e-3
+ZERO3_HIDDEN = 0.5  # of the time of the products, behind which ZeRO 3 fetches weights and reduces gradients
 NETWORK_GB_PER_SECOND = 25.0  # of each GPU to other machines, in one direction: a port of 200 Gbit/s
 
 
@@ -70,11 +73,13 @@ def _stage_time(config: Config, vocab_size: int, cluster: Cluster, stage: int) -
     blocks = blocks_of_stage(model.num_layers, stages, stage)
 
     head_flops = 6.0 * padded_vocab_size(model, vocab_size) * model.hidden_size
-    block_flops = (flops_per_token(model, vocab_size) - head_flops) * blocks / model.num_layers
+    block_flops = (flops_per_token(model, vocab_size) - head_flops) / model.num_layers
     rate = cluster.flops_per_second(precision) * tensor / tokens
-    products = (block_flops + (head_flops if stage == stages - 1 else 0)) / rate
+    zero = config.optimization.zero_stage
+    forward = max(block_flops / 3 / rate, ZERO3_LAUNCH_SECONDS if zero == 3 else LAUNCH_SECONDS)
+    products = 3 * blocks * forward + (head_flops / rate if stage == stages - 1 else 0.0)
     recomputes = config.recompute.checkpoint_activations
-    recomputation = block_flops / 3 / rate if recomputes else 0.0
+    recomputation = blocks * forward if recomputes else 0.0
 
     # each block sums hidden states over the group twice forward and twice backward, and twice more where it is recomputed
     hidden = width * tokens * model.hidden_size
@@ -89,12 +94,10 @@ def _stage_time(config: Config, vocab_size: int, cluster: Cluster, stage: int) -
     bubble = (stages - 1) * busy
 
     parameters = stage_parameters(config, vocab_size, stage)
-    zero = config.optimization.zero_stage
     data_parallel = _data_parallel_bytes(width * parameters, replicas, zero, micro_batches)
     data_parallel /= cluster.bytes_per_second(tensor * replicas)
     if zero == 3:
-        # fetched ahead and reduced while the products run
-        data_parallel = max(0.0, data_parallel - micro_batches * (products + recomputation))
+        data_parallel = max(0.0, data_parallel - ZERO3_HIDDEN * micro_batches * (products + recomputation))
     updated = parameters / (replicas if zero else 1)
     # reads and writes masters and two moments, reads the gradient, writes the weight
     update_bytes = updated * (6 * 4 + 4 + width)

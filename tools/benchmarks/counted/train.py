@@ -1,6 +1,6 @@
 """train.py with its memory counted. Started by `tools/bench.py memory` through deepy.py, which knows it by its name.
 
-Needs counter.c preloaded. Writes rank<N>.json into the folder that MEMORY_FOLDER names.
+On a CPU it needs counter.c preloaded. Writes rank<N>.json into the folder that MEMORY_FOLDER names.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 
+import torch
+from deepspeed.runtime.engine import DeepSpeedEngine
 from deepspeed.runtime.pipe.engine import PipelineEngine
 
 from neox.config.handover import config_from_argv
@@ -25,42 +27,50 @@ class Counter:
     """Bytes held by this process beyond those that it held before the model was built."""
 
     def __init__(self) -> None:
-        self._library = ctypes.CDLL(None)  # what is preloaded is in the program itself
-        for name in ("held_bytes", "peak_bytes"):
-            getattr(self._library, name).restype = ctypes.c_long
+        if torch.cuda.is_available():
+            self._held, self._peak = torch.cuda.memory_allocated, torch.cuda.max_memory_allocated
+            self._forget_peak = torch.cuda.reset_peak_memory_stats
+        else:
+            preloaded = ctypes.CDLL(None)  # what is preloaded is in the program itself
+            self._held, self._peak = preloaded.held_bytes, preloaded.peak_bytes
+            self._forget_peak = preloaded.forget_peak
+            self._held.restype = self._peak.restype = ctypes.c_long
         self._before = 0
         self._engine: Engine | None = None
         self.counts: dict[str, int] = {}
 
     def start(self, engine: Engine) -> None:
         """The model is about to be built."""
-        self._engine, self._before = engine, self._library.held_bytes()
+        self._engine, self._before = engine, self._held()
 
     def new_step(self, _: Engine) -> None:
         """A step begins: of the peaks, that of the last step counts, which has the optimizer's moments."""
-        self._library.forget_peak()
+        self._forget_peak()
 
-    def between_micro_batches(self, _: object) -> None:
+    def between_micro_batches(self, engine: DeepSpeedEngine) -> None:
         """No activations are there; the last time in a step, all gradients are."""
-        lent = self._bucket_bytes() + self._gathered_bytes()
-        self.counts["state_bytes"] = self._library.held_bytes() - self._before - lent
+        logits = [output for output in getattr(engine, "pipe_buffers", {}).get("outputs", ()) if output is not None]
+        self.counts["state_bytes"] = self._held() - self._before - _bytes(self._buckets() + logits)
+
+    def forward_begins(self, _: GPT) -> None:
+        """DeepSpeed has dropped what it kept of the last gradients, or has gathered weights already."""
+        held = self._held() - self._before - _bytes(self._buckets())
+        self.counts["state_bytes"] = min(self.counts["state_bytes"], held)
 
     def end(self) -> None:
         """The run is over."""
-        self.counts["peak_bytes"] = self._library.peak_bytes() - self._before
+        self.counts["peak_bytes"] = self._peak() - self._before
 
-    def _bucket_bytes(self) -> int:
+    def _buckets(self) -> list[torch.Tensor]:
         """ZeRO's buffers for the reduction of gradients that are there now."""
-        optimizer = self._engine.state.optimizer
         tensors = []
-        for bucket in getattr(optimizer, "ipg_buckets", {}).values():
+        for bucket in getattr(self._engine.state.optimizer, "ipg_buckets", {}).values():
             tensors += bucket.buffer if isinstance(bucket.buffer, list) else [bucket.buffer]
-        return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+        return tensors
 
-    def _gathered_bytes(self) -> int:
-        """Weights that ZeRO 3 has gathered for the forward pass that begins."""
-        weights = (weight for weight in self._engine.state.names if hasattr(weight, "ds_id"))
-        return sum(weight.numel() * weight.element_size() for weight in weights)
+
+def _bytes(tensors: list[torch.Tensor]) -> int:
+    return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
 
 def preceded(look: Callable, method: Callable) -> Callable:
@@ -79,7 +89,8 @@ def main() -> None:
     counter = Counter()
     Engine.__init__ = preceded(counter.start, Engine.__init__)
     Engine.train_step = preceded(counter.new_step, Engine.train_step)
-    GPT.forward = preceded(counter.between_micro_batches, GPT.forward)
+    DeepSpeedEngine.forward = preceded(counter.between_micro_batches, DeepSpeedEngine.forward)
+    GPT.forward = preceded(counter.forward_begins, GPT.forward)
     PipelineEngine.allreduce_gradients = preceded(counter.between_micro_batches, PipelineEngine.allreduce_gradients)
     pretrain(config_from_argv(sys.argv))
     counter.end()
