@@ -68,7 +68,7 @@ def stage_memory(config: Config, vocab_size: int, stage: int, on_gpu: bool = Tru
     moments = {
         "the loss": state.early + work.kept + work.loss,
         "the gradient of the output layer": state.early + work.kept + work.logits + work.head_gradient,
-        "the backward pass": state.early + work.kept + work.block + work.head_gradient + state.bucket,
+        "the backward pass": state.early + work.kept + work.block + work.head_gradient + state.late_bucket,
         "the end of the backward pass": state.gradients + work.embedding_gradients + state.bucket + state.accumulated,
         "the reduction": state.gradients + state.reduced,
         "the update": state.update,
@@ -77,13 +77,12 @@ def stage_memory(config: Config, vocab_size: int, stage: int, on_gpu: bool = Tru
     parts = {
         "gradients": state.gradients,
         "activations": work.kept + work.block,
-        "logits": work.loss,
+        "logits": max(work.loss, work.logits),
         "communication": max(state.bucket, state.reduced),
         "temporary": max(
-            state.update - state.gradients, work.embedding_gradients + state.accumulated, work.head_gradient
+            0, state.update - state.gradients, work.embedding_gradients + state.accumulated, work.head_gradient
         ),
     }
-    parts["temporary"] = max(0, parts["temporary"])
     peak = state.weights + state.optimizer + moments[moment]
     return Memory(
         weights=state.weights,
@@ -103,7 +102,8 @@ class _State:
     gradients: int
     optimizer: int
     early: int  # of gradients and buckets, held before the first gradient of the last micro-batch
-    bucket: int  # while gradients are made
+    bucket: int  # and weights that are gathered
+    late_bucket: int  # the bucket where it is made with the first gradient of the last micro-batch
     accumulated: int  # a second share of the gradients, to be added to the first
     reduced: int  # while gradients are reduced after the backward pass
     update: int  # gradients and copies of them, while the weights are updated
@@ -147,7 +147,8 @@ class _State:
             gradients=gradients,
             optimizer=updated * (_moments(config) + masters),
             early=(gradients if accumulating or zero.stage == 3 else 0) + (bucket if lasting else 0),
-            bucket=0 if lasting else bucket,
+            bucket=bucket,
+            late_bucket=0 if lasting else bucket,
             accumulated=gradients if zero.stage == 2 and accumulating else 0,
             reduced=reduced,
             update=update,
@@ -228,8 +229,7 @@ def _block_bytes(config: Config, tokens: int, width: int) -> int:
     norm_inputs = 1 if model.gpt_j_residual else 2
     residual = (norm_inputs + 2) * model.hidden_size  # inputs and outputs of the norms
     # queries, keys, values, what attention makes of them, and its rows in order of the sequence
-    rows_differ = config.batch.train_micro_batch_size_per_gpu > 1
-    attention = (4 + rows_differ) * model.hidden_size
+    attention = 5 * model.hidden_size
     # before and after the activation; a gated one keeps gate and value, the activated gate, and the product
     mlp = (4 if is_gated(model) else 2) * ffn_width(model)
     log_sums = 4 * tokens * model.num_attention_heads

@@ -82,7 +82,8 @@ def test_dry_run_as_text(folder):
     done = deepy(folder, "train", "a", "--dry-run", "--set", "num_gpus=2", "pipe_parallel_size=2")
     assert (done.returncode, done.stderr) == (0, "")
     for words in (
-        "2 processes = 1 tensor x 2 pipeline x 1 data; blocks of each stage: 2, 2",
+        "2 processes = 1 tensor x 2 pipeline x 1 data",
+        "stage 1  rank 1     blocks 2-3, final norm, output layer",
         "2 = 2 per forward pass x 1 accumulated x 1 replicas; 64 tokens a step",
         "10: 640 tokens",
         "--config ",

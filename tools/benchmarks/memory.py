@@ -23,11 +23,12 @@ from rich.table import Table
 from neox.config.errors import ConfigError
 from neox.config.memory import Memory, stage_memory
 from neox.config.read import config_from_values
+from neox.tokenizer.vocabulary import read_vocab_size
 from tools.benchmarks.shapes import ROOT
 from tools.benchmarks.train import machine
 
 COUNTED = Path(__file__).resolve().parent / "counted"
-VOCAB_SIZE = 50_257  # of the sample data set's tokenizer
+TABLE_WIDTH = 130
 # 33.5M parameters; two micro-batches, so that gradients are there while activations are; small buckets, so that they do not hide
 # the rest
 BASE = {
@@ -46,6 +47,15 @@ BUCKETS = {"reduce_bucket_size": 20_000_000, "allgather_bucket_size": 20_000_000
 BF16 = {"precision": "bf16"}
 RECOMPUTE = {"checkpoint_activations": True, "checkpoint_num_layers": 2}
 SWIGLU = {"activation": "swiglu", "ffn_hidden_size": 1024}
+# 38M parameters in blocks and next to none in the vocabulary: with so small logits other moments are the fullest
+CHARACTERS = {
+    "num_layers": 12,
+    "hidden_size": 512,
+    "num_attention_heads": 8,
+    "train_micro_batch_size_per_gpu": 1,
+    "tokenizer_type": "CharLevelTokenizer",
+    "data_path": "data/shakespeare_char_text_document",
+}
 # name -> keys on top of BASE, the ZeRO stage among them
 CASES: dict[str, dict[str, Any]] = {
     "one": {"num_gpus": 1, "stage": 0},
@@ -68,6 +78,13 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "pipeline": {"num_gpus": 2, "stage": 1, "pipe_parallel_size": 2},
     "bf16-pipeline": {"num_gpus": 2, "stage": 1, "pipe_parallel_size": 2, **BF16},
+    "characters": {"num_gpus": 1, "stage": 0, **CHARACTERS},
+    "characters-zero0": {"num_gpus": 2, "stage": 0, **CHARACTERS},
+    "characters-bf16": {"num_gpus": 1, "stage": 0, **CHARACTERS, **BF16},
+    "characters-zero1": {"num_gpus": 2, "stage": 1, **CHARACTERS, **BF16},
+    "characters-zero2": {"num_gpus": 2, "stage": 2, **CHARACTERS, **BF16},
+    "characters-zero3": {"num_gpus": 2, "stage": 3, **CHARACTERS, **BF16},
+    "characters-pipeline": {"num_gpus": 2, "stage": 1, "pipe_parallel_size": 2, **CHARACTERS},
 }
 
 
@@ -131,7 +148,8 @@ def case_values(name: str) -> dict[str, Any]:
 def planned(name: str, on_gpu: bool) -> list[Memory]:
     """What the plan says of a case, for each pipeline stage."""
     config = config_from_values(case_values(name))
-    return [stage_memory(config, VOCAB_SIZE, stage, on_gpu) for stage in range(config.parallel.pipe_size)]
+    vocab_size = read_vocab_size(config.tokenizer)
+    return [stage_memory(config, vocab_size, stage, on_gpu) for stage in range(config.parallel.pipe_size)]
 
 
 def _compare(name: str, folder: Path, counter: Path | None) -> Comparison:
@@ -172,4 +190,4 @@ def print_memory(result: dict[str, Any], console: Console) -> None:
             sizes = [f"{row[f'{what}_{how}'] / 1e6:.1f}" for how in ("planned", "measured")]
             numbers += [*sizes, f"{row[f'{what}_error']:+.1%}"]
         table.add_row(row["case"], *numbers, row["moment"])
-    console.print(table, soft_wrap=True)
+    console.print(table, width=TABLE_WIDTH, crop=False)
