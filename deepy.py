@@ -1,3 +1,5 @@
+#!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK
 """Start a run: read YAML files, check them, show the plan, and start the processes.
 
     python deepy.py train.py configs/125M.yml
@@ -15,13 +17,17 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import argcomplete
 from rich.console import Console
+from rich.text import Text
 
 from neox.config.errors import ConfigError
+from neox.config.explain import explain, search
 from neox.config.gpus import this_machines_gpu
 from neox.config.handover import argument
 from neox.config.load import did_you_mean
 from neox.config.read import Resolved, read_config
+from neox.config.reference import entries
 from neox.config.resolve import cuda_devices
 from neox.config.rules import vocabulary_fits
 from neox.config.sections import Config
@@ -44,6 +50,8 @@ examples:
   python deepy.py train.py -d configs 125M local_setup             # configs/125M.yml and configs/local_setup.yml
   python deepy.py train.py configs/125M.yml --set train_iters=100 optimizer.params.lr=3e-4
   python deepy.py train.py configs/20B.yml --dry-run               # the plan: parameters, memory, steps, commands
+  python deepy.py train.py configs/20B.yml --explain min_lr         # which file and line set it
+  python deepy.py --keys rotary                                    # the keys about something
   python deepy.py generate.py configs/125M.yml --set load=checkpoints text_gen_type=interactive
 
 exit codes:
@@ -51,19 +59,28 @@ exit codes:
   75 stopped by a signal after saving: start again to go on
 
 every key, its type, default and meaning: configs/README.md
+completion in the shell: activate-global-python-argcomplete, once
 """
 
 
 def main(argv: Sequence[str]) -> int:
     """Run deepy.py with these arguments; returns the exit code."""
-    arguments = _parser().parse_intermixed_args(argv)
+    parser = _parser()
+    argcomplete.autocomplete(parser)
+    arguments = parser.parse_intermixed_args(argv)
+    if arguments.keys:
+        return _print_keys(arguments.keys)
+    if not arguments.config:
+        parser.error("SCRIPT and CONFIG are missing, as in: python deepy.py train.py configs/125M.yml")
+    looks = arguments.dry_run or bool(arguments.explain)
     try:
         if arguments.json and not arguments.dry_run:
             raise ConfigError("--json: prints the plan of a dry run; add --dry-run")
         script = _find_script(arguments.script)
-        resolved = read_config(
-            arguments.config, arguments.conf_dir, arguments.overrides, script.name, arguments.dry_run
-        )
+        resolved = read_config(arguments.config, arguments.conf_dir, arguments.overrides, script.name, looks)
+        if arguments.explain:
+            print("\n".join(line for key in arguments.explain for line in explain(key, resolved)))
+            return 0
         vocab_size, notes = vocabulary(resolved, arguments.dry_run)
     except ConfigError as error:
         return _refuse(error)
@@ -84,10 +101,15 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("script", metavar="SCRIPT", help="what to run: train.py, generate.py, ...")
-    parser.add_argument("config", metavar="CONFIG", nargs="+", help="YAML files, read in order; .yml may be left out")
-    parser.add_argument("-d", "--conf-dir", metavar="CONF_DIR", help="folder in which the files are")
-    parser.add_argument(
+    run = parser.add_argument_group("what to run")
+    scripts = run.add_argument("script", metavar="SCRIPT", nargs="?", help="what to run: train.py, generate.py, ...")
+    scripts.completer = argcomplete.ChoicesCompleter(_scripts())
+    files = run.add_argument(
+        "config", metavar="CONFIG", nargs="*", help="YAML files, read in order; .yml may be left out"
+    )
+    files.completer = argcomplete.FilesCompleter(["yml", "yaml", "json"])
+    run.add_argument("-d", "--conf-dir", metavar="CONF_DIR", help="folder in which the files are")
+    overrides = run.add_argument(
         "--set",
         dest="overrides",
         metavar="KEY=VALUE",
@@ -96,8 +118,20 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="override keys of the files; dots lead into dicts: zero_optimization.stage=2",
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
-    parser.add_argument("--json", action="store_true", help="print the plan of a dry run as one JSON object")
+    overrides.completer = lambda **_: [f"{entry.key}=" for entry in entries()]
+    look = parser.add_argument_group("look before you run")
+    look.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
+    look.add_argument("--json", action="store_true", help="print the plan of a dry run as one JSON object")
+    ask = parser.add_argument_group("ask about keys")
+    explained = ask.add_argument(
+        "--explain",
+        metavar="KEY",
+        nargs="+",
+        action="extend",
+        help="print the value of keys in this run, the file and line that set it, and what it means; starts nothing",
+    )
+    explained.completer = lambda **_: [entry.key for entry in entries()]
+    ask.add_argument("--keys", metavar="WORD", help="print the keys about a word, and what they mean")
     return parser
 
 
@@ -107,8 +141,25 @@ def _find_script(name: str) -> Path:
         for candidate in (folder / name, folder / f"{name}.py"):
             if candidate.is_file():
                 return candidate
-    known = [path.name for path in ROOT.glob("*.py") if path.name != Path(__file__).name]
-    raise ConfigError(f"{name}: there is no such script{did_you_mean(name, known)} (SCRIPT comes before the files)")
+    raise ConfigError(
+        f"{name}: there is no such script{did_you_mean(name, _scripts())} (SCRIPT comes before the files)"
+    )
+
+
+def _scripts() -> list[str]:
+    return [path.name for path in ROOT.glob("*.py") if path.name != Path(__file__).name]
+
+
+def _print_keys(words: str) -> int:
+    """The keys that words find, each with its meaning; exit code 2 where there are none."""
+    found = search(words)
+    if not found:
+        print(f"--keys {words}: no key is about that; all of them: configs/README.md", file=sys.stderr)
+        return WRONG_INPUT
+    console = Console(highlight=False, soft_wrap=True)
+    for key, meaning in found:
+        console.print(Text.assemble((key, "bold"), f": {meaning}"))
+    return 0
 
 
 def vocabulary(resolved: Resolved, dry_run: bool) -> tuple[int, list[str]]:
@@ -163,7 +214,10 @@ def _show(plan: Plan, as_json: bool) -> None:
 def _refuse(error: ConfigError) -> int:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     for complaint in error.complaints:
-        console.print(complaint, style="red", markup=False)
+        text = Text(complaint)
+        text.highlight_regex(r"^\S+:\d+:\d+(?=: )", "cyan")
+        text.highlight_regex(r"(?:^|(?<=\d: ))[\w.]+(?=: )", "bold red")
+        console.print(text)
     count = len(error.complaints)
     console.print(f"{count} mistake{'s' if count > 1 else ''}: nothing was started", markup=False)
     return WRONG_INPUT

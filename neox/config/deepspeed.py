@@ -24,9 +24,13 @@ def base_config(config: Any) -> dict[str, Any]:
         "gradient_accumulation_steps": batch.gradient_accumulation_steps,
         "gradient_clipping": config.optimization.gradient_clipping,
         "zero_optimization": {
-            name: getattr(zero, name) for name in ZeroOptimization.model_fields if getattr(zero, name) is not None
+            name: _plain(getattr(zero, name))
+            for name in ZeroOptimization.model_fields
+            if getattr(zero, name) is not None
         },
         "zero_allow_untested_optimizer": True,  # SGD, which DeepSpeed does not list
+        # an offloaded optimizer is torch's fused one too: DeepSpeed's own is compiled at the first start
+        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": NEVER,
         "wall_clock_breakdown": False,  # timers are ours too
     }
@@ -41,6 +45,12 @@ def base_config(config: Any) -> dict[str, Any]:
         # Stages would send a slice of each activation, taking the tensor-parallel ranks' copies for equal: these are not.
         settings["pipeline"] = {"pipe_partitioned": False, "grad_partitioned": False}
     return settings
+
+
+def _plain(value: Any) -> Any:
+    """A section within a dict as a dict; any other value as it is."""
+    fields = getattr(value, "model_fields", None)
+    return value if fields is None else {name: getattr(value, name) for name in fields}
 
 
 def _merged(settings: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:

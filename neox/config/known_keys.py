@@ -24,6 +24,10 @@ class Other:
             return True
         return any(type(value) is type(other) and value == other for other in self.harmless)
 
+    def in_words(self) -> str:
+        """What became of the key."""
+        return f"called {self.sentence} here" if self.status == "renamed" else f"{self.status}: {self.sentence}"
+
 
 def _without_effect(sentence: str, *keys: str) -> dict[str, Other]:
     return {key: Other("without effect", sentence) for key in keys}
@@ -46,7 +50,7 @@ def _dotted(prefix: str, others: dict[str, Other]) -> dict[str, Other]:
 
 _EXTRA = "give it to DeepSpeed through deepspeed_extra_args"
 _ZERO_EXTRA = "give it to DeepSpeed through deepspeed_extra_args: {zero_optimization: {...}}"
-_OFFLOAD = "offloading goes through deepspeed_extra_args: {zero_optimization: {offload_optimizer: {device: cpu}}}"
+_OFFLOAD = "give offload_optimizer: {device: cpu}, or offload_param: {device: cpu}"
 _MACHINES = "only launcher: local is supported yet, which starts processes on this machine"
 _OBJECTIVE = "only plain next-token training is supported yet"
 _LAUNCHER_SETS = "the launcher works this out by itself: leave it out"
@@ -327,7 +331,22 @@ OTHER_KEYS: dict[str, Other] = {
     **_dotted("optimizer.params", _refused("use gradient_clipping", max_grad_norm=(1.0, 1))),
     **_dotted("optimizer.params", _renamed(weight_decay="weight_decay (a key of its own)")),
     **_dotted("zero_optimization", _refused(_OFFLOAD, cpu_offload=False, cpu_offload_params=False)),
-    **_dotted("zero_optimization", _refused(_OFFLOAD, offload_optimizer=({"device": "none"},), offload_param=())),
+    **_dotted(
+        "zero_optimization.offload_optimizer",
+        _refused(
+            _ZERO_EXTRA,
+            nvme_path=(),
+            buffer_count=(),
+            fast_init=False,
+            pipeline_read=False,
+            pipeline_write=False,
+            ratio=(1.0, 1),
+        ),
+    ),
+    **_dotted(
+        "zero_optimization.offload_param",
+        _refused(_ZERO_EXTRA, nvme_path=(), buffer_count=(), buffer_size=(), max_in_cpu=()),
+    ),
     **_dotted(
         "zero_optimization",
         _refused(

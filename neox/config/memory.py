@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from neox.config.sections import Config
+from neox.config.sections import Config, Offload
 from neox.config.shapes import LOSS_CHUNK, ffn_width, is_gated
 from neox.config.sizes import blocks_of_stage, padded_vocab_size, stage_parameters
 
@@ -123,7 +123,10 @@ class _State:
         touched = min(parameters, shard + largest) if replicas > 1 else parameters
         updated = parameters if zero.stage == 0 else shard
         masters = MASTER if half or zero.stage >= 1 else 0
+        on_host = _is_offloaded(zero.offload_optimizer)  # and with it the gradients that it takes
         gradients = width * {0: parameters, 1: parameters, 2: touched, 3: shard}[zero.stage]
+        if on_host and zero.stage >= 2:
+            gradients = 0
         bucket = reduced = 0
         if zero.stage == 0 and replicas > 1:
             reduced = min(parameters, ZERO0_REDUCED) * (width + (4 if half and config.precision.fp32_allreduce else 0))
@@ -141,11 +144,13 @@ class _State:
             2: width * touched + max(copies, 8 * min(shard, largest)),
             3: gradients + max(copies, 8 * largest // replicas),
         }[zero.stage]
+        if on_host:
+            update = gradients
         lasting = zero.stage == 3 or (zero.stage == 1 and accumulating)
         return cls(
-            weights=width * (shard if zero.stage == 3 else parameters),
+            weights=0 if _is_offloaded(zero.offload_param) else width * (shard if zero.stage == 3 else parameters),
             gradients=gradients,
-            optimizer=updated * (_moments(config) + masters),
+            optimizer=0 if on_host else updated * (_moments(config) + masters),
             early=(gradients if accumulating or zero.stage == 3 else 0) + (bucket if lasting else 0),
             bucket=bucket,
             late_bucket=0 if lasting else bucket,
@@ -153,6 +158,10 @@ class _State:
             reduced=reduced,
             update=update,
         )
+
+
+def _is_offloaded(offload: Offload | None) -> bool:
+    return offload is not None and offload.device != "none"
 
 
 def _moments(config: Config) -> int:

@@ -14,7 +14,7 @@ import yaml
 
 from neox.config.errors import ConfigError
 from neox.config.load import RawConfig, load, load_text
-from neox.config.places import in_reading_order
+from neox.config.places import Place, in_reading_order
 from neox.config.resolve import Surroundings, cuda_devices, resolve
 from neox.config.rules import GENERATION_RULES, RULES, TRAINING_RULES, TRAINING_WARNINGS
 from neox.config.schema import typed
@@ -28,6 +28,8 @@ class Resolved:
 
     config: Config
     notes: tuple[str, ...]
+    written: Config  # what the user gave, before anything was worked out
+    places: Mapping[str, Place]  # where each given key stands, dotted within dicts
 
 
 def read_config(
@@ -51,6 +53,7 @@ def config_from_values(values: Mapping[str, Any], script: str = "train.py") -> C
 def resolved(raw: RawConfig, around: Surroundings) -> Resolved:
     """Type, resolve and check what was loaded."""
     draft = typed(raw)
+    written = draft.config
     resolve(draft, around)
     draft.check(RULES)
     draft.check(TRAINING_RULES if around.trains else GENERATION_RULES if around.generates else [])
@@ -61,4 +64,4 @@ def resolved(raw: RawConfig, around: Surroundings) -> Resolved:
     look_around(draft, around)
     if draft.complaints:
         raise ConfigError(in_reading_order(draft.complaints))
-    return Resolved(draft.config, tuple(draft.notes))
+    return Resolved(draft.config, tuple(draft.notes), written, draft.places)

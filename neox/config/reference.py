@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import types
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -29,6 +31,7 @@ key. It is written from `neox/config/sections.py` by `python -m neox.config.refe
 - Keys have gpt-neox's names and meanings; what became of its other keys is told at the end.
 """
 
+REQUIRED = "**required**"
 TYPE_WORDS = {int: "whole number", float: "number", bool: "true or false", str: "text", Any: "anything"}
 
 
@@ -42,31 +45,50 @@ def reference() -> str:
     return "".join(parts)
 
 
-def _table(section: type[BaseModel]) -> Iterator[str]:
-    yield "| key | type | default | meaning |\n|---|---|---|---|\n"
-    yield from _rows(section, "")
+@dataclass(frozen=True)
+class Entry:
+    """One key: its dotted name, and what the page says of it."""
+
+    key: str
+    kind: str
+    default: str  # empty where it is open, or stands with the keys below
+    meaning: str
 
 
-def _rows(section: type[BaseModel], prefix: str) -> Iterator[str]:
+def entries() -> Iterator[Entry]:
+    """Every key, in the order of the sections."""
+    for field in Config.model_fields.values():
+        yield from _entries(field.annotation, "")
+
+
+def _entries(section: type[BaseModel], prefix: str) -> Iterator[Entry]:
     for name, field in section.model_fields.items():
         key = f"{prefix}{name}"
         inner = next((kind for kind in _members(field.annotation) if _is_section(kind)), None)
         kind = "keys below" if inner else _type_words(field.annotation)
-        yield f"| `{key}` | {_cell(kind)} | {_cell(_default(field, inner))} | {_cell(field.description or '')} |\n"
+        yield Entry(key, kind, "" if inner else _default(field), field.description or "")
         if inner:
-            yield from _rows(inner, f"{key}.")
+            yield from _entries(inner, f"{key}.")
 
 
-def _default(field: FieldInfo, inner: type[BaseModel] | None) -> str:
+def _table(section: type[BaseModel]) -> Iterator[str]:
+    yield "| key | type | default | meaning |\n|---|---|---|---|\n"
+    for entry in _entries(section, ""):
+        default = f"`{entry.default}`" if entry.default and entry.default != REQUIRED else entry.default
+        yield f"| `{entry.key}` | {_cell(entry.kind)} | {_cell(default)} | {_cell(entry.meaning)} |\n"
+
+
+def _default(field: FieldInfo) -> str:
     if field.default is PydanticUndefined:
-        return "**required**"
-    if field.default is None:
-        return ""
-    if inner:
-        return ""
-    value = list(field.default) if isinstance(field.default, tuple) else field.default
-    text = {True: "true", False: "false"}[value] if isinstance(value, bool) else repr(value).replace("'", '"')
-    return f"`{text}`"
+        return REQUIRED
+    return "" if field.default is None else as_yaml(field.default)
+
+
+def as_yaml(value: Any) -> str:
+    """A value as one writes it in a file, on one line."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump()
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _type_words(annotation: Any) -> str:

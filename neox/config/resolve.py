@@ -52,6 +52,7 @@ def cuda_devices(environ: Mapping[str, str] = os.environ) -> int:
 def resolve(draft: Draft, around: Surroundings) -> None:
     """Fill the open keys of the draft; what cannot be filled becomes a complaint."""
     _one_process(draft, around)
+    _smallest_layout(draft, around)
     draft.derive("global_num_gpus num_gpus num_nodes", lambda config: processes(config, around.devices))
     draft.derive("seq_length", sequence_length)
     draft.derive("precision", precision)
@@ -80,6 +81,17 @@ def _one_process(draft: Draft, around: Surroundings) -> None:
             "launch": draft.config.launch.model_copy(update=launch),
         }
     )
+
+
+def _smallest_layout(draft: Draft, around: Surroundings) -> None:
+    """A dry run where no number of processes is given, on a machine with too few GPUs for one replica, plans for one replica."""
+    unknown = {"num_gpus", "num_nodes", "global_num_gpus"} & (draft.given | draft.broken)
+    if not around.dry_run or unknown or draft.broken & {"model_parallel_size", "pipe_parallel_size"}:
+        return
+    replica = draft.config.parallel.tensor_size * draft.config.parallel.pipe_size
+    if max(1, around.devices) < replica:
+        draft.notes.append(f"num_gpus is not given: planned for one replica, {replica} processes")
+        draft.derive("global_num_gpus", lambda _: {"global_num_gpus": replica})
 
 
 def processes(config: Any, devices: int) -> dict[str, Any]:
@@ -225,8 +237,13 @@ def _sample_data(draft: Draft, around: Surroundings) -> None:
             if around.trains
             else f"no data and tokenizer keys are given: using {words}"
         )
-    elif around.trains:
+    elif around.trains and {tokenizer.vocab_file, tokenizer.merge_file} <= {SAMPLE_VOCAB, SAMPLE_MERGES}:
         draft.notes.append(f"no data keys are given: training on the sample data set {SAMPLE_DATA}")
+    elif around.trains and not around.dry_run:
+        sentence = (
+            f"is missing: the sample data set is written with {SAMPLE_TOKENIZER}, not with the tokenizer given here"
+        )
+        draft.complain("data_path", sentence)
     draft.derive(" ".join(updates), lambda _: updates)
 
 

@@ -55,6 +55,17 @@ def zero_needs_plain_pipeline(config: Any) -> Complaints:
         )
 
 
+def offloading_needs_zero(config: Any) -> Complaints:
+    zero = config.optimization.zero_optimization
+    for key, lowest in (("offload_optimizer", 1), ("offload_param", 3)):
+        offload = getattr(zero, key)
+        if offload is not None and offload.device != "none" and zero.stage < lowest:
+            yield (
+                f"zero_optimization.{key} zero_optimization.stage",
+                f"works from stage {lowest} on, and zero_optimization.stage is {zero.stage}",
+            )
+
+
 def sequence_parallel_needs_tensor_parallel(config: Any) -> Complaints:
     if not config.parallel.sequence_parallel:
         return
@@ -301,6 +312,7 @@ RULES: list[Rule] = [
     mlp_divides_by_tensor_parallel,
     stages_have_blocks,
     zero_needs_plain_pipeline,
+    offloading_needs_zero,
     sequence_parallel_needs_tensor_parallel,
     attention_pattern_fits,
     rotary_dimensions_are_even,

@@ -143,6 +143,15 @@ class Optimizer(Section):
     params: OptimizerParams = Field(OptimizerParams(), description="numbers of the optimizer")
 
 
+class Offload(Section):
+    """Where ZeRO keeps what it has split."""
+
+    device: Literal["none", "cpu"] = Field("none", description="cpu keeps it in the memory of the host")
+    pin_memory: bool = Field(
+        False, description="page-locked memory: faster copies, and memory that nobody else can use"
+    )
+
+
 class ZeroOptimization(Section):
     """DeepSpeed's ZeRO settings that we know; the others go through deepspeed_extra_args."""
 
@@ -155,6 +164,12 @@ class ZeroOptimization(Section):
     reduce_scatter: bool = Field(True, description="average gradients with reduce_scatter instead of all_reduce")
     reduce_bucket_size: PositiveInt = Field(500_000_000, description="elements reduced at a time")
     contiguous_gradients: bool = Field(True, description="copy gradients to one buffer as they are produced")
+    offload_optimizer: Offload | None = Field(
+        None, description="where the optimizer's state is kept and updated, from stage 1 on; the GPU by default"
+    )
+    offload_param: Offload | None = Field(
+        None, description="where the weights are kept between their uses, at stage 3; the GPU by default"
+    )
 
 
 class OptimizerConfig(Section):

@@ -18,6 +18,7 @@ GPUS_PER_NODE = 8
 # to start the kernels of a block's forward pass: it takes no less; backward takes twice that. ZeRO 3 runs Python around each layer
 LAUNCH_SECONDS, ZERO3_LAUNCH_SECONDS = 1e-4, 1e-3
 ZERO3_HIDDEN = 0.5  # of the time of the products, behind which ZeRO 3 fetches weights and reduces gradients
+HOST_GB_PER_SECOND = 25.0  # each process's share of its host's memory, for an optimizer that is kept there
 NETWORK_GB_PER_SECOND = 25.0  # of each GPU to other machines, in one direction: a port of 200 Gbit/s
 
 
@@ -101,13 +102,16 @@ def _stage_time(config: Config, vocab_size: int, cluster: Cluster, stage: int) -
     updated = parameters / (replicas if zero else 1)
     # reads and writes masters and two moments, reads the gradient, writes the weight
     update_bytes = updated * (6 * 4 + 4 + width)
+    offload = config.optimization.zero_optimization.offload_optimizer
+    on_host = offload is not None and offload.device != "none"
+    memory_gb_per_second = HOST_GB_PER_SECOND if on_host else cluster.gpu.memory_gb_per_second
     return StepTime(
         products=micro_batches * products,
         recomputation=micro_batches * recomputation,
         tensor_parallel=micro_batches * tensor_parallel,
         pipeline=micro_batches * between + bubble,
         data_parallel=data_parallel,
-        optimizer=update_bytes / (1e9 * cluster.gpu.memory_gb_per_second),
+        optimizer=update_bytes / (1e9 * memory_gb_per_second),
     )
 
 

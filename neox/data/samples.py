@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy
 
 from neox.data.index_cache import cached_arrays
+from neox.parallel import megatron  # noqa: F401 (the door: without it megatron-core imports everything)
 
 with warnings.catch_warnings():
     # its package warns about each optional accelerator library that is absent, on every rank

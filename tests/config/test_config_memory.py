@@ -54,6 +54,17 @@ def test_the_state_follows_zero_and_precision():
     assert memory_of(optimizer={"type": "SGD", "params": {"momentum": 0.9}}).optimizer == 4 * parameters
 
 
+def test_what_is_offloaded_is_not_on_the_gpu():
+    host = {"device": "cpu"}
+    second = memory_of(num_gpus=4, bf16={}, zero_optimization=zero(2, offload_optimizer=host))
+    assert (second.optimizer, second.gradients) == (0, 0)
+    assert second.weights == memory_of(num_gpus=4, bf16={}, zero_optimization=zero(2)).weights
+    third = memory_of(num_gpus=4, bf16={}, zero_optimization=zero(3, offload_optimizer=host, offload_param=host))
+    assert third.state == 0 < third.communication
+    kept = memory_of(num_gpus=4, bf16={}, zero_optimization=zero(2, offload_optimizer={"device": "none"}))
+    assert kept.optimizer > 0
+
+
 @pytest.mark.parametrize(
     "keys",
     [
@@ -64,6 +75,7 @@ def test_the_state_follows_zero_and_precision():
         {"num_gpus": 2, "pipe_parallel_size": 2},
         {"num_gpus": 4, "zero_optimization": zero(2), "gradient_accumulation_steps": 1},
         {"num_gpus": 4, "zero_optimization": zero(3)},
+        {"num_gpus": 4, "zero_optimization": zero(2, offload_optimizer={"device": "cpu"})},
         {"num_gpus": 2, "model_parallel_size": 2, "sequence_parallel": True},
     ],
 )

@@ -44,6 +44,11 @@ CASES = {
         "zero_optimization.stage",
         "stage 2 does not work with pipe_parallel_size 2: use stage 1, or one pipeline stage",
     ),
+    "offloading_needs_zero": (
+        {"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}},
+        "zero_optimization.offload_param",
+        "works from stage 3 on, and zero_optimization.stage is 2",
+    ),
     "sequence_parallel_needs_tensor_parallel": (
         {"sequence_parallel": True},
         "sequence_parallel",
@@ -181,7 +186,7 @@ def test_rules_run_beside_broken_keys():
 
 
 def test_settings_of_deepspeed_pass():
-    extra = {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}, "comms_logger": {"enabled": True}}
+    extra = {"zero_optimization": {"sub_group_size": 1000}, "comms_logger": {"enabled": True}}
     assert config_from_values({**BASE, "deepspeed_extra_args": extra}).run.deepspeed_extra_args == extra
 
 

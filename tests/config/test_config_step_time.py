@@ -78,6 +78,14 @@ def test_replicas_reduce_and_gather_as_their_zero_stage_says():
     assert time_of(num_gpus=16, zero_optimization={"stage": 1}).optimizer == pytest.approx(time_of().optimizer / 16)
 
 
+def test_an_optimizer_on_the_host_is_slower():
+    first, offloaded = (
+        time_of(num_gpus=2, zero_optimization={"stage": 1, "offload_optimizer": {"device": device}})
+        for device in ("none", "cpu")
+    )
+    assert offloaded.optimizer == pytest.approx(first.optimizer * 2039 / 25)
+
+
 def test_small_models_wait_for_their_kernels():
     small = {"num_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "max_position_embeddings": 32}
     time = time_of(**small, gradient_accumulation_steps=1)

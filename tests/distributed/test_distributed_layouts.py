@@ -9,6 +9,7 @@ from support.runs import curve, finish, start, weights, write_config
 TP2 = {"model_parallel_size": 2}
 PP2 = {"pipe_parallel_size": 2}
 SEQUENCE = {"sequence_parallel": True}
+CPU = {"device": "cpu"}
 
 
 def zero(stage: int) -> dict:
@@ -24,6 +25,8 @@ ROWS = {
     "dp2-zero1": (2, zero(1)),
     "dp2-zero2": (2, zero(2)),
     "dp2-zero3": (2, zero(3)),
+    "dp2-zero2-offload": (2, {"zero_optimization": {"stage": 2, "offload_optimizer": CPU}}),
+    "dp2-zero3-offload": (2, {"zero_optimization": {"stage": 3, "offload_optimizer": CPU, "offload_param": CPU}}),
     "tp2": (2, TP2),
     "tp2-sequence": (2, {**TP2, **SEQUENCE}),
     "tp2-zero1": (2, {**TP2, **zero(1)}),

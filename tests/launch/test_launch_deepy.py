@@ -62,6 +62,7 @@ def test_dry_run_as_json(folder):
         "total": 4 * (12 * 64 * 64 + 13 * 64) + 128 + 2 * 512 * 64,
         "total_unpadded": 4 * (12 * 64 * 64 + 13 * 64) + 128 + 2 * 512 * 64,
         "non_embedding": 4 * (12 * 64 * 64 + 13 * 64) + 128,
+        "per_gpu": 4 * ((12 * 64 * 64 + 7 * 64) // 2 + 6 * 64) + 128 + 512 * 64,
     }
     assert plan["parallel"] == {"world_size": 4, "tensor": 2, "pipeline": 1, "data": 2, "zero_stage": 1}
     assert plan["batch"] == {
@@ -182,3 +183,33 @@ def test_conf_dir_between_the_arguments(folder):
     for arguments in (("-d", "configs", "a", "b"), ("a", "-d", "configs", "b"), ("a", "b", "-d", "configs")):
         done = deepy(folder, "train.py", *arguments, "--dry-run", "--json")
         assert json.loads(done.stdout)["config"]["run"]["seed"] == 7, done.stderr
+
+
+def test_the_shell_completes_scripts_and_keys(folder):
+    def completed(line):
+        environment = {
+            "_ARGCOMPLETE": "1",
+            "_ARGCOMPLETE_STDOUT_FILENAME": str(folder / "completions"),
+            "_ARGCOMPLETE_IFS": " ",
+            "_ARGCOMPLETE_SUPPRESS_SPACE": "1",
+            "COMP_LINE": line,
+            "COMP_POINT": str(len(line)),
+        }
+        assert deepy(folder, **environment).returncode == 0
+        return (folder / "completions").read_text().split()
+
+    assert "train.py" in completed("deepy.py tra")
+    assert completed("deepy.py train.py a.yml --explain optimizer.params.l") == ["optimizer.params.lr"]
+    assert "rotary_pct=" in completed("deepy.py train.py a.yml --set rotary")
+
+
+def test_questions_about_keys(folder):
+    done = deepy(folder, "train.py", "a.yml", "--explain", "hidden_size", "train_batch_size")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "hidden_size: 64\n  set at a.yml:1:19\n" in done.stdout
+    assert deepy(folder, "train.py", "a.yml", "--explain", "hidensize").returncode == 2
+    found = deepy(folder, "--keys", "rotary")
+    assert found.returncode == 0
+    assert "rotary_pct: share of each head's dimensions that rotate" in found.stdout
+    assert deepy(folder, "--keys", "nosuchword").returncode == 2
+    assert "SCRIPT and CONFIG are missing" in deepy(folder).stderr
