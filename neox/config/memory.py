@@ -1,23 +1,20 @@
 """Memory of a training run on its fullest GPU, in parts, from the sections alone: what torch allocates, and a margin.
 
-Follows what neox/model keeps for the backward pass and what DeepSpeed 0.19 holds at each ZeRO stage. docs/plan.md explains the
-model, and compares it with measured runs.
+Follows a step through its moments, with what neox/model keeps for the backward pass; what DeepSpeed holds is in zero_memory.py.
+docs/plan.md explains the model, and compares it with measured runs.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from neox.config.sections import Config, Offload
+from neox.config.sections import Config
 from neox.config.shapes import LOSS_CHUNK, ffn_width, is_gated
-from neox.config.sizes import blocks_of_stage, padded_vocab_size, stage_parameters
+from neox.config.sizes import blocks_of_stage, padded_vocab_size
+from neox.config.zero_memory import ZeroMemory
 
 MARGIN_SHARE = 0.05  # of what is allocated: fragmentation
 MARGIN_BYTES = 2**30  # libraries, CUDA's context, workspaces, buffers of the collectives
-MASTER = MOMENT = 4  # fp32
-ZERO0_REDUCED = 500_000_000  # elements that DeepSpeed's engine reduces at a time
-# ZeRO 3 keeps gathered weights that are used again within 1e9 elements, forward and backward, and fetches 5e7 ahead
-ZERO3_GATHERED = 550_000_000
 
 
 @dataclass(frozen=True)
@@ -63,121 +60,39 @@ def memory(config: Config, vocab_size: int, on_gpu: bool = True) -> Memory:
 
 def stage_memory(config: Config, vocab_size: int, stage: int, on_gpu: bool = True) -> Memory:
     """Memory of one process of a pipeline stage."""
-    state = _State.of(config, vocab_size, stage)
+    zero = ZeroMemory(config, vocab_size, stage)
     work = _Work.of(config, vocab_size, stage, on_gpu)
+    # beside weights and optimizer
     moments = {
-        "the loss": state.early + work.kept + work.loss,
-        "the gradient of the output layer": state.early + work.kept + work.logits + work.head_gradient,
-        "the backward pass": state.early + work.kept + work.block + work.head_gradient + state.late_bucket,
-        "the end of the backward pass": state.gradients + work.embedding_gradients + state.bucket + state.accumulated,
-        "the reduction": state.gradients + state.reduced,
-        "the update": state.update,
+        "the loss": zero.before_backward + work.kept + work.loss,
+        "the gradient of the output layer": zero.before_backward + work.kept + work.logits + work.head_gradient,
+        "the backward pass": zero.in_backward + work.kept + work.block + work.head_gradient,
+        "the end of the backward pass": zero.after_backward + work.embedding_gradients,
+        "the reduction": zero.reduction,
+        "the update": zero.update,
     }
     moment = max(moments, key=moments.__getitem__)
+    copies = (
+        work.head_gradient,
+        zero.after_backward - zero.gradients - zero.bucket + work.embedding_gradients,
+        zero.update - zero.gradients,
+    )
     parts = {
-        "gradients": state.gradients,
+        "gradients": zero.gradients,
         "activations": work.kept + work.block,
         "logits": max(work.loss, work.logits),
-        "communication": max(state.bucket, state.reduced),
-        "temporary": max(
-            0, state.update - state.gradients, work.embedding_gradients + state.accumulated, work.head_gradient
-        ),
+        "communication": max(zero.bucket, zero.reduction_buffers),
+        "temporary": max(copies),
     }
-    peak = state.weights + state.optimizer + moments[moment]
+    peak = zero.weights + zero.optimizer + moments[moment]
     return Memory(
-        weights=state.weights,
-        optimizer=state.optimizer,
+        weights=zero.weights,
+        optimizer=zero.optimizer,
         **parts,
         not_at_once=moments[moment] - sum(parts.values()),
         margin=MARGIN_BYTES + int(MARGIN_SHARE * peak),
         moment=moment,
     )
-
-
-@dataclass(frozen=True)
-class _State:
-    """What ZeRO holds on one process, in bytes."""
-
-    weights: int
-    gradients: int
-    optimizer: int
-    early: int  # of gradients and buckets, held before the first gradient of the last micro-batch
-    bucket: int  # and weights that are gathered
-    late_bucket: int  # the bucket where it is made with the first gradient of the last micro-batch
-    accumulated: int  # a second share of the gradients, to be added to the first
-    reduced: int  # while gradients are reduced after the backward pass
-    update: int  # gradients and copies of them, while the weights are updated
-
-    @classmethod
-    def of(cls, config: Config, vocab_size: int, stage: int) -> _State:
-        zero, replicas = config.optimization.zero_optimization, config.parallel.data_size
-        pipelined = config.parallel.pipe_size > 1
-        # more micro-batches than are under way: gradients of some are there while the others' activations are
-        accumulating = config.batch.gradient_accumulation_steps > config.parallel.pipe_size - stage
-        half = config.precision.precision != "fp32"
-        width = 2 if half else 4
-        parameters = stage_parameters(config, vocab_size, stage)
-        shard = -(-parameters // replicas)
-        largest = _largest_tensor(config, vocab_size)
-        # in ZeRO 1 and 2 a process reduces all of each tensor of which it updates a part
-        touched = min(parameters, shard + largest) if replicas > 1 else parameters
-        updated = parameters if zero.stage == 0 else shard
-        masters = MASTER if half or zero.stage >= 1 else 0
-        on_host = _is_offloaded(zero.offload_optimizer)  # and with it the gradients that it takes
-        gradients = width * {0: parameters, 1: parameters, 2: touched, 3: shard}[zero.stage]
-        if on_host and zero.stage >= 2:
-            gradients = 0
-        bucket = reduced = 0
-        if zero.stage == 0 and replicas > 1:
-            reduced = min(parameters, ZERO0_REDUCED) * (width + (4 if half and config.precision.fp32_allreduce else 0))
-        elif zero.stage in (1, 2) and zero.contiguous_gradients:
-            bucket = width * zero.reduce_bucket_size * (2 if zero.overlap_comm and not pipelined else 1)
-            reduced = 2 * bucket if pipelined else bucket
-        elif zero.stage == 3:
-            own_bucket = (4 if config.precision.fp32_allreduce else width) * zero.reduce_bucket_size
-            bucket = own_bucket + width * min(parameters, ZERO3_GATHERED)
-            reduced = own_bucket + width * min(parameters, zero.reduce_bucket_size)
-        copies = shard * (width + (4 if half else 0))  # flat, and in fp32
-        update = {
-            0: 4 * parameters,  # in fp32
-            1: width * touched + max(copies, 8 * min(shard, largest)),  # the norm is taken in fp64
-            2: width * touched + max(copies, 8 * min(shard, largest)),
-            3: gradients + max(copies, 8 * largest // replicas),
-        }[zero.stage]
-        if on_host:
-            update = gradients
-        lasting = zero.stage == 3 or (zero.stage == 1 and accumulating)
-        return cls(
-            weights=0 if _is_offloaded(zero.offload_param) else width * (shard if zero.stage == 3 else parameters),
-            gradients=gradients,
-            optimizer=0 if on_host else updated * (_moments(config) + masters),
-            early=(gradients if accumulating or zero.stage == 3 else 0) + (bucket if lasting else 0),
-            bucket=bucket,
-            late_bucket=0 if lasting else bucket,
-            accumulated=gradients if zero.stage == 2 and accumulating else 0,
-            reduced=reduced,
-            update=update,
-        )
-
-
-def _is_offloaded(offload: Offload | None) -> bool:
-    return offload is not None and offload.device != "none"
-
-
-def _moments(config: Config) -> int:
-    """Bytes of the optimizer's moments of one weight."""
-    optimizer = config.optimization.optimizer
-    if optimizer.type == "SGD":
-        return MOMENT if optimizer.params.momentum else 0
-    return 2 * MOMENT
-
-
-def _largest_tensor(config: Config, vocab_size: int) -> int:
-    """Elements of the largest weight on a process."""
-    model = config.model
-    inner = ffn_width(model) * (2 if is_gated(model) else 1)
-    rows = max(padded_vocab_size(model, vocab_size), inner, 3 * model.hidden_size)
-    return rows * model.hidden_size // config.parallel.tensor_size
 
 
 @dataclass(frozen=True)

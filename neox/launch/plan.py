@@ -22,9 +22,8 @@ from neox.config.sizes import (
     stage_parameters,
 )
 from neox.config.step_time import Cluster, StepTime, step_time
+from neox.config.zero_memory import FP32, moment_bytes
 from neox.launch.argv import Worker
-
-FP32 = 4
 
 
 @dataclass(frozen=True)
@@ -100,9 +99,7 @@ class Plan:
     @property
     def checkpoint_bytes(self) -> int:
         """Bytes of one checkpoint: weights and moments, all in fp32, each once."""
-        optimizer = self.config.optimization.optimizer
-        moments = (1 if optimizer.params.momentum else 0) if optimizer.type == "SGD" else 2
-        return FP32 * (1 + moments) * self.parameters.total
+        return (FP32 + moment_bytes(self.config)) * self.parameters.total
 
     @property
     def checkpoints(self) -> int:

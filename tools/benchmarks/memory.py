@@ -190,4 +190,4 @@ def print_memory(result: dict[str, Any], console: Console) -> None:
             sizes = [f"{row[f'{what}_{how}'] / 1e6:.1f}" for how in ("planned", "measured")]
             numbers += [*sizes, f"{row[f'{what}_error']:+.1%}"]
         table.add_row(row["case"], *numbers, row["moment"])
-    console.print(table, width=TABLE_WIDTH, crop=False)
+    Console(file=console.file, width=TABLE_WIDTH).print(table)
