@@ -14,7 +14,8 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import argcomplete
@@ -25,6 +26,7 @@ from neox.config.errors import ConfigError
 from neox.config.explain import explain, search
 from neox.config.gpus import this_machines_gpu
 from neox.config.handover import argument
+from neox.config.hosts import hosts_of_run
 from neox.config.load import did_you_mean
 from neox.config.read import Resolved, read_config
 from neox.config.reference import entries
@@ -32,7 +34,8 @@ from neox.config.resolve import cuda_devices
 from neox.config.rules import vocabulary_fits
 from neox.config.sections import Config
 from neox.config.surroundings import free_bytes
-from neox.launch.argv import local_workers
+from neox.launch.argv import LOCAL_ADDRESS, Node, launcher_argv, node_workers
+from neox.launch.cluster import check_installed, run_on_hosts
 from neox.launch.plan import Plan
 from neox.launch.plan_page import print_plan
 from neox.launch.port import free_port
@@ -85,12 +88,16 @@ def main(argv: Sequence[str]) -> int:
     except ConfigError as error:
         return _refuse(error)
     with tempfile.TemporaryDirectory(prefix="neox-") as folder:
-        plan = _plan(script, resolved.config, vocab_size, notes, Path(folder), arguments.dry_run)
+        try:
+            start = _start(script, resolved, notes, Path(folder), arguments.dry_run)
+        except ConfigError as error:
+            return _refuse(error)
+        plan = _plan(script, resolved.config, vocab_size, start.commands, notes)
         if arguments.dry_run:
             _show(plan, arguments.json)
             return 0
         print_plan(plan, Console(stderr=True), trains=script.name == "train.py", commands=False)
-        return supervise(plan.workers)
+        return start.run()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -177,29 +184,50 @@ def vocabulary(resolved: Resolved, dry_run: bool) -> tuple[int, list[str]]:
     return size, notes
 
 
-def _plan(script: Path, config: Config, vocab_size: int, notes: list[str], folder: Path, dry_run: bool) -> Plan:
-    """The plan with the processes to start; a busy port is exchanged for a free one, unless nothing will start."""
-    port = config.launch.master_port
+@dataclass(frozen=True)
+class Start:
+    """How the processes start: the commands to show, and the function that runs them to the exit code."""
+
+    commands: list[list[str]]
+    run: Callable[[], int]
+
+
+def _start(script: Path, resolved: Resolved, notes: list[str], folder: Path, dry_run: bool) -> Start:
+    """The processes of a run on this machine, or the launcher's command for many; a busy port is exchanged for a free one, unless
+    nothing will start."""
+    config, launch = resolved.config, resolved.config.launch
+    port = launch.master_port
     free = port if dry_run and port else free_port(port)
     if port not in (None, free):
         notes.append(f"master_port {port} is taken: the processes meet at {free}")
-    workers = local_workers(
-        config.launch,
-        str(script),
-        argument(config, folder),
-        root=str(ROOT),
-        environ=os.environ,
-        cores=len(os.sched_getaffinity(0)),
-        port=free,
-        devices=cuda_devices(),
-    )
+    argv = [str(script), "--config", argument(config, folder)]
+    if launch.launcher != "local":
+        # the hosts as they were asked for: what is resolved holds their number only
+        hosts = hosts_of_run(resolved.written, cuda_devices(), dry_run, os.environ)
+        command = launcher_argv(launch, hosts, argv, root=str(ROOT), folder=str(Path.cwd()), port=free)
+        if not dry_run:
+            check_installed(command[0])
+        return Start([command], lambda: run_on_hosts(command))
+    processes = config.parallel.world_size
+    address = launch.master_addr or LOCAL_ADDRESS
+    node = Node(0, tuple(range(processes)), processes, address, free, launch.network_interface)
+    cores = len(os.sched_getaffinity(0))
+    workers = node_workers(node, argv, root=str(ROOT), environ=os.environ, cores=cores, devices=cuda_devices())
+    return Start([worker.command() for worker in workers], lambda: supervise(workers))
+
+
+def _plan(script: Path, config: Config, vocab_size: int, commands: list[list[str]], notes: list[str]) -> Plan:
+    """The plan, with what this machine tells of GPUs and of the disk."""
+    devices = cuda_devices()
+    gpu = config.launch.gpu or (this_machines_gpu() if devices else None)
     return Plan(
         script=str(script),
         config=config,
         vocab_size=vocab_size,
-        gpu=config.launch.gpu or (this_machines_gpu() if cuda_devices() else None),
+        gpu=gpu,
+        on_gpu=gpu is not None or devices > 0 or config.launch.launcher != "local",
         free_disk_bytes=free_bytes(config.checkpoint.save) if config.checkpoint.save else None,
-        workers=workers,
+        commands=commands,
         given_notes=notes,
     )
 

@@ -47,7 +47,9 @@ def main(argv: Sequence[str]) -> int:
         if options.gpu not in GPUS:
             hint = did_you_mean(options.gpu, GPUS) or f"; the known ones are {', '.join(GPUS)}"
             raise ConfigError(f"--gpu {options.gpu}: no GPU is known by that name{hint}")
-        overrides = [*options.overrides, f"global_num_gpus={options.gpus}", f"num_gpus={options.gpus}"]
+        # as many processes as are asked for, whatever hosts the config names
+        processes = ["launcher=local", "num_nodes=-1", f"global_num_gpus={options.gpus}", f"num_gpus={options.gpus}"]
+        overrides = [*options.overrides, *processes]
         resolved = read_config(options.config, options.conf_dir, overrides, "train.py", dry_run=True)
         vocab_size, _ = vocabulary(resolved, dry_run=True)
     except ConfigError as error:

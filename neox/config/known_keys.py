@@ -51,7 +51,6 @@ def _dotted(prefix: str, others: dict[str, Other]) -> dict[str, Other]:
 _EXTRA = "give it to DeepSpeed through deepspeed_extra_args"
 _ZERO_EXTRA = "give it to DeepSpeed through deepspeed_extra_args: {zero_optimization: {...}}"
 _OFFLOAD = "give offload_optimizer: {device: cpu}, or offload_param: {device: cpu}"
-_MACHINES = "only launcher: local is supported yet, which starts processes on this machine"
 _OBJECTIVE = "only plain next-token training is supported yet"
 _LAUNCHER_SETS = "the launcher works this out by itself: leave it out"
 _NO_SUCH_LAYERS = "these layers are not supported; attention_config takes global, local and flash"
@@ -136,7 +135,8 @@ OTHER_KEYS: dict[str, Other] = {
     **_without_effect("log_interval says how often a line is written", "steps_per_print"),
     **_without_effect("batches are read by memory mapping, without processes of their own", "num_workers"),
     **_without_effect("the global norm of the gradient is always reported", "log_grad_norm"),
-    **_without_effect("a process knows its place from the launcher's environment", "lazy_mpu_init", "no_ssh_check"),
+    **_without_effect("a process knows its place from the launcher's environment", "lazy_mpu_init"),
+    **_without_effect("launcher says it", "deepspeed_mpi", "deepspeed_slurm", "force_multi", "no_ssh_check"),
     **_without_effect("the cache of keys and values changes no sample", "recompute"),
     **_without_effect("the commit is not a setting", "git_hash"),
     **_without_effect(_DEAD, "short_seq_prob", "onnx_safe", "adlr_autoresume_interval", "deepscale_config"),
@@ -197,8 +197,6 @@ OTHER_KEYS: dict[str, Other] = {
         "moe_jitter_eps",
         "s3_chunk_size",
         "curriculum_seqlen",
-        "account",
-        "comment",
     ),
     # The model.
     **_refused("every head has keys and values of its own (multi-head attention)", num_kv_heads=()),
@@ -284,7 +282,6 @@ OTHER_KEYS: dict[str, Other] = {
     **_refused("logits are not written", return_logits=False),
     **_refused(_OBJECTIVE, precompute_model_name=()),
     # Machines.
-    **_refused(_MACHINES, include=(), exclude=(), deepspeed_mpi=False, deepspeed_slurm=False, force_multi=False),
     **_refused("autotuning is not supported", autotuning=({},), autotuning_run=()),
     **_refused("elastic training is not supported", elasticity=({},)),
     # DeepSpeed.
@@ -379,13 +376,13 @@ CHOICE_ALIASES: dict[str, dict[str, str]] = {
     "optimizer.type": {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD"},
 }
 
-_NO_LAUNCHER = "only launcher: local is supported yet, which starts num_gpus processes on this machine"
+_NO_LAUNCHER = "use local, pdsh, openmpi or slurm"
 _NO_INITIALIZER = "the initialisers are normal, scaled_normal, small_init and wang_init"
 _NO_OPTIMIZER = "the optimizers are Adam, AdamW and SGD"
 _NO_ACTIVATION = "the activations are gelu and swiglu"
 
 UNSUPPORTED_CHOICES: dict[str, dict[str, str]] = {
-    "launcher": dict.fromkeys(["pdsh", "openmpi", "mpich", "impi", "mvapich", "slurm", "jsrun"], _NO_LAUNCHER),
+    "launcher": dict.fromkeys(["mpich", "impi", "mvapich", "jsrun"], _NO_LAUNCHER),
     "norm": {
         "scalenorm": "use rmsnorm",
         "non_parametric_layernorm": "use layernorm",

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from neox.config.draft import Draft, Refusal
+from neox.config.errors import ConfigError
+from neox.config.hosts import hosts_of_run
 
 SAMPLE_DATA = "data/shakespeare_text_document"
 SAMPLE_TOKENIZER = "GPT2BPETokenizer"
 SAMPLE_VOCAB, SAMPLE_MERGES = "data/gpt2-vocab.json", "data/gpt2-merges.txt"
+HOST_KEYS = ("hostfile", "include", "exclude", "num_nodes", "num_gpus")
 DATA_KEYS = ("data_path", "train_data_paths", "valid_data_paths", "test_data_paths")
 
 
@@ -26,6 +29,7 @@ class Surroundings:
     script: str = "train.py"
     dry_run: bool = False
     devices: int = 0  # CUDA devices of this machine
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
     @property
     def generates(self) -> bool:
@@ -53,7 +57,7 @@ def resolve(draft: Draft, around: Surroundings) -> None:
     """Fill the open keys of the draft; what cannot be filled becomes a complaint."""
     _one_process(draft, around)
     _smallest_layout(draft, around)
-    draft.derive("global_num_gpus num_gpus num_nodes", lambda config: processes(config, around.devices))
+    draft.derive("global_num_gpus num_gpus num_nodes", lambda config: processes(config, around))
     draft.derive("seq_length", sequence_length)
     draft.derive("precision", precision)
     batch_keys = "train_batch_size train_micro_batch_size_per_gpu gradient_accumulation_steps"
@@ -86,7 +90,8 @@ def _one_process(draft: Draft, around: Surroundings) -> None:
 def _smallest_layout(draft: Draft, around: Surroundings) -> None:
     """A dry run where no number of processes is given, on a machine with too few GPUs for one replica, plans for one replica."""
     unknown = {"num_gpus", "num_nodes", "global_num_gpus"} & (draft.given | draft.broken)
-    if not around.dry_run or unknown or draft.broken & {"model_parallel_size", "pipe_parallel_size"}:
+    hosts_tell = draft.config.launch.launcher != "local"
+    if not around.dry_run or unknown or hosts_tell or draft.broken & {"model_parallel_size", "pipe_parallel_size"}:
         return
     replica = draft.config.parallel.tensor_size * draft.config.parallel.pipe_size
     if max(1, around.devices) < replica:
@@ -94,16 +99,31 @@ def _smallest_layout(draft: Draft, around: Surroundings) -> None:
         draft.derive("global_num_gpus", lambda _: {"global_num_gpus": replica})
 
 
-def processes(config: Any, devices: int) -> dict[str, Any]:
-    """The number of processes: num_gpus on this machine, or global_num_gpus."""
-    nodes, per_node, in_all = config.launch.num_nodes, config.launch.num_gpus, config.parallel.global_num_gpus
-    if nodes not in (-1, 1):
-        raise Refusal("num_nodes", f"{nodes} machines, but launcher: local starts processes on this machine only")
-    if per_node is not None and in_all is not None and per_node != in_all:
-        sentence = f"global_num_gpus {in_all} is not num_gpus {per_node} on one machine: give one of them"
-        raise Refusal("global_num_gpus num_gpus", sentence)
-    world_size = in_all or per_node or max(1, devices)
-    return {"global_num_gpus": world_size, "num_gpus": world_size, "num_nodes": 1}
+def processes(config: Any, around: Surroundings) -> dict[str, Any]:
+    """The number of processes: num_gpus on this machine, or the slots of the hosts."""
+    per_node, in_all = config.launch.num_gpus, config.parallel.global_num_gpus
+    if config.launch.launcher == "local":
+        nodes = config.launch.num_nodes
+        if nodes not in (-1, 1):
+            sentence = f"{nodes} machines, but launcher: local starts processes on this machine only"
+            raise Refusal("num_nodes", f"{sentence}; use slurm, pdsh or openmpi")
+        if per_node is not None and in_all is not None and per_node != in_all:
+            sentence = f"global_num_gpus {in_all} is not num_gpus {per_node} on one machine: give one of them"
+            raise Refusal("global_num_gpus num_gpus", sentence)
+        world_size = in_all or per_node or max(1, around.devices)
+        return {"global_num_gpus": world_size, "num_gpus": world_size, "num_nodes": 1}
+    try:
+        hosts = hosts_of_run(config, around.devices, around.dry_run, around.environ)
+    except ConfigError as error:
+        key, _, sentence = error.complaints[0].partition(": ")
+        about_a_key = key in HOST_KEYS
+        raise Refusal(
+            key if about_a_key else "hostfile", sentence if about_a_key else "; ".join(error.complaints)
+        ) from None
+    world_size = sum(len(host.slots) for host in hosts)
+    if in_all not in (None, world_size):
+        raise Refusal("global_num_gpus", f"{in_all} processes, but the hosts of this run have {world_size} slots")
+    return {"global_num_gpus": world_size, "num_gpus": len(hosts[0].slots), "num_nodes": len(hosts)}
 
 
 def sequence_length(config: Any) -> dict[str, Any]:
@@ -248,7 +268,9 @@ def _sample_data(draft: Draft, around: Surroundings) -> None:
 
 
 def _backend(draft: Draft, around: Surroundings) -> None:
-    """nccl needs CUDA: without it the run goes on with gloo, and says so."""
+    """nccl needs CUDA: without it the run goes on with gloo, and says so. What other machines have, they know."""
+    if draft.config.launch.launcher != "local":
+        return
     if draft.config.run.distributed_backend == "nccl" and not around.devices:
         draft.notes.append("distributed_backend: nccl needs CUDA, and this machine shows none: gloo is used")
         draft.derive("distributed_backend", lambda _: {"distributed_backend": "gloo"})

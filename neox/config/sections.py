@@ -337,17 +337,31 @@ class GenerationConfig(Section):
 class LaunchConfig(Section):
     """Where processes start."""
 
-    launcher: Literal["local"] = Field("local", description="how processes are started")
-    hostfile: str | None = Field(None, description="file of hosts; an absent one is a warning in a local launch")
-    num_nodes: int = Field(-1, description="machines; -1 means all")
+    launcher: Literal["local", "pdsh", "openmpi", "slurm"] = Field(
+        "local", description="how processes are started: on this machine, or on many by ssh, MPI or Slurm"
+    )
+    hostfile: str | None = Field(
+        None, description="file of hosts, `NAME slots=NUMBER` a line; an absent one is a warning in a local launch"
+    )
+    include: str | None = Field(None, description="hosts of the hostfile to take, as in worker-0@worker-1:0,2")
+    exclude: str | None = Field(None, description="hosts of the hostfile to leave out, in the same form")
+    num_nodes: int = Field(-1, description="machines, the first of the hostfile; -1 means all")
     num_gpus: PositiveInt | None = Field(
         None,
         description="processes on each machine, also without a GPU; one for each GPU, or one, where it is not given",
     )
+    network_interface: str | None = Field(
+        None, description="network interface that the processes talk over, the same on every host, as in eth0"
+    )
+    launcher_args: list[str] = Field([], description="further arguments of srun, mpirun or pdsh, one item each")
+    account: str | None = Field(None, description="account that Slurm charges")
+    comment: str | None = Field(None, description="comment of the Slurm job step")
     gpu: GpuName | None = Field(
         None, description="kind of GPU that the plan counts with, for memory and time; this machine's by default"
     )
-    master_addr: str | None = Field(None, description="address that the processes meet at")
+    master_addr: str | None = Field(
+        None, description="address that the processes meet at; that of the first host where it is not given"
+    )
     master_port: Annotated[int, Field(ge=1, le=65_535)] | None = Field(
         None, description="port that the processes meet at; a free one where it is not given, or is busy"
     )

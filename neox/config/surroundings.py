@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from neox.config.draft import Broken, Draft
+from neox.config.hosts import FORM
 from neox.config.resolve import SAMPLE_DATA, SAMPLE_MERGES, SAMPLE_VOCAB, Surroundings
 
 SAMPLE_FILES = (SAMPLE_VOCAB, SAMPLE_MERGES, f"{SAMPLE_DATA}.bin", f"{SAMPLE_DATA}.idx")
@@ -43,6 +44,8 @@ def look_around(draft: Draft, around: Surroundings, environ: Mapping[str, str] =
 def devices_suffice(config: Any, around: Surroundings) -> Iterator[tuple[str, str]]:
     """Each process of a machine with CUDA has a device of its own."""
     wanted = config.launch.num_gpus
+    if config.launch.launcher != "local":
+        return
     if config.run.distributed_backend != "gloo" and 0 < around.devices < wanted:
         yield (
             "num_gpus global_num_gpus",
@@ -130,9 +133,11 @@ def _nearest(name: str) -> Path:
 
 
 def notes_on_hosts(config: Any) -> Iterator[str]:
-    """A hostfile, there or not, is not asked in a launch on this machine."""
-    hostfile = config.launch.hostfile
-    if hostfile is not None:
+    """A hostfile, there or not, is not asked in a launch on this machine; elsewhere a dry run does without an absent one."""
+    hostfile, launcher = config.launch.hostfile, config.launch.launcher
+    if launcher in ("pdsh", "openmpi") and (hostfile is None or not Path(hostfile).is_file()):
+        yield f"hostfile: {hostfile or 'none'} is not there: planned for num_nodes x num_gpus; {FORM}"
+    if hostfile is not None and launcher == "local":
         state = "is not used" if Path(hostfile).is_file() else "is not there"
         yield f"hostfile {hostfile} {state}: launcher: local starts processes on this machine only"
 

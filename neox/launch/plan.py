@@ -23,7 +23,6 @@ from neox.config.sizes import (
 )
 from neox.config.step_time import Cluster, StepTime, step_time
 from neox.config.zero_memory import FP32, moment_bytes
-from neox.launch.argv import Worker
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,9 @@ class Plan:
     config: Config
     vocab_size: int
     gpu: str | None  # short name of the GPUs that it is planned for, where they are known
+    on_gpu: bool
     free_disk_bytes: int | None  # where checkpoints are saved
-    workers: Sequence[Worker]
+    commands: Sequence[Sequence[str]]
     given_notes: Sequence[str] = ()
 
     @cached_property
@@ -63,8 +63,7 @@ class Plan:
     @cached_property
     def memory(self) -> Memory:
         """Memory of the fullest process."""
-        on_gpu = self.gpu is not None or self.config.run.distributed_backend == "nccl"
-        return memory(self.config, self.vocab_size, on_gpu)
+        return memory(self.config, self.vocab_size, self.on_gpu)
 
     @property
     def fits(self) -> bool | None:
@@ -180,7 +179,7 @@ class Plan:
                 "disk_bytes": self.disk_bytes,
                 "free_disk_bytes": self.free_disk_bytes,
             },
-            "commands": [worker.command() for worker in self.workers],
+            "commands": [list(command) for command in self.commands],
             "config": config.model_dump(mode="json"),
             "vocab_size": self.vocab_size,
             "notes": self.notes,

@@ -10,7 +10,6 @@ from rich.text import Text
 
 from neox.config.gpus import GPUS
 from neox.config.sizes import padded_vocab_size
-from neox.launch.argv import Worker
 from neox.launch.plan import Plan, Stage
 
 NAME_WIDTH = 12
@@ -25,7 +24,7 @@ def print_plan(plan: Plan, console: Console, trains: bool, commands: bool) -> No
     notes = plan.notes if trains else plan.given_notes
     for note in notes:
         console.print(Text.assemble(("note".ljust(NAME_WIDTH), "yellow"), note), soft_wrap=True)
-    for words in _commands(plan.workers) if commands else []:
+    for words in _commands(plan.commands) if commands else []:
         console.print(Text.assemble(("command".ljust(NAME_WIDTH), "bold"), words), soft_wrap=True)
 
 
@@ -137,13 +136,11 @@ def _holds(stage: Stage) -> str:
     return ", ".join([*before, blocks, *(part for part in stage.parts if part not in before)])
 
 
-def _commands(workers: Sequence[Worker]) -> list[str]:
-    """The command of the first rank, and how those of the others differ."""
-    first = workers[0]
-    words = [shlex.join(first.command())]
-    if len(workers) > 1:
-        last = workers[-1].rank
-        others = "1" if last == 1 else f"1 to {last}"
+def _commands(commands: Sequence[Sequence[str]]) -> list[str]:
+    """The first command, and how those of the other ranks differ."""
+    words = [shlex.join(commands[0])]
+    if len(commands) > 1:
+        others = "1" if len(commands) == 2 else f"1 to {len(commands) - 1}"
         words.append(f"and for rank {others} the same with RANK and LOCAL_RANK {others}")
     return words
 

@@ -48,13 +48,15 @@ def supervise(
     environ: Mapping[str, str] = os.environ,
     say: Callable[[str], None] | None = None,
     grace_seconds: float = GRACE_SECONDS,
+    stdin: int | None = None,
 ) -> int:
     """Run the workers to their end and return the launcher's exit code.
 
     0 where all ended well; 75 where they stopped after saving; 1 where one failed: then the others are ended, with SIGKILL after
-    `grace_seconds`. Rank 0 has this process's stdin, stdout and stderr; the lines of the others pass with their rank before them.
+    `grace_seconds`. Rank 0 has this process's stdout and stderr, and its stdin unless another is given; the lines of the others pass
+    with their rank before them.
     """
-    return _Supervisor(environ, say or _say, grace_seconds).run(workers)
+    return _Supervisor(environ, say or _say, grace_seconds, stdin).run(workers)
 
 
 def _say(line: str) -> None:
@@ -64,8 +66,11 @@ def _say(line: str) -> None:
 class _Supervisor:
     """The processes of one run."""
 
-    def __init__(self, environ: Mapping[str, str], say: Callable[[str], None], grace_seconds: float) -> None:
+    def __init__(
+        self, environ: Mapping[str, str], say: Callable[[str], None], grace_seconds: float, stdin: int | None
+    ) -> None:
         self.environ = environ
+        self.stdin = stdin
         self.say = say
         self.grace_seconds = grace_seconds
         self.running: list[_Running] = []
@@ -101,7 +106,7 @@ class _Supervisor:
         process = subprocess.Popen(
             worker.argv,
             env={**self.environ, **worker.environment},
-            stdin=None if first else subprocess.DEVNULL,
+            stdin=self.stdin if first else subprocess.DEVNULL,
             stdout=None if first else subprocess.PIPE,
             stderr=None if first else subprocess.PIPE,
             start_new_session=True,

@@ -15,6 +15,8 @@ OVERLAYS = {  # overlay -> a config that it goes with
     "cpu": "125M",
     "efficiency": "shakespeare_student",
     "local_setup": "125M",
+    "pdsh": "125M",
+    "slurm": "20B",
     "speed": "shakespeare_student",
     "wandb": "125M",
     "zero3_offload": "gpt3/13B",

@@ -16,7 +16,7 @@ VOCAB = 50_277
 
 def plan_of(gpu=None, free=None, **keys):
     config = config_from_values({**NEOX_20B, **keys})
-    return Plan("train.py", config, VOCAB, gpu=gpu, free_disk_bytes=free, workers=())
+    return Plan("train.py", config, VOCAB, gpu=gpu, on_gpu=True, free_disk_bytes=free, commands=())
 
 
 def page(plan):

@@ -18,7 +18,7 @@ from typing import Any
 from neox.config.handover import pack
 from neox.config.resolve import cuda_devices
 from neox.config.sections import Config
-from neox.launch.argv import local_workers
+from neox.launch.argv import LOCAL_ADDRESS, Node, node_workers
 from neox.launch.port import free_port
 from tools.benchmarks.shapes import ROOT, cores
 
@@ -59,16 +59,14 @@ class Contestant:
     def __init__(self, entry: Entry, device: str):
         self.name = entry.name
         self.turns: list[dict[str, float]] = []
-        worker = local_workers(
-            entry.config.launch,
-            str(FOLDER / entry.script),
-            pack(entry.config),
+        (worker,) = node_workers(
+            Node(0, (0,), 1, LOCAL_ADDRESS, free_port(None)),
+            [str(FOLDER / entry.script), "--config", pack(entry.config)],
             root=str(ROOT),
             environ=os.environ,
             cores=cores(),
-            port=free_port(None),
             devices=0 if device == "cpu" else cuda_devices(),
-        )[0]
+        )
         environment = dict(worker.environment)
         if not entry.launched:
             environment = {name: environment[name] for name in ("OMP_NUM_THREADS", "PYTHONPATH")}

@@ -1,0 +1,102 @@
+"""The agent of one node in a run on many: starts the node's processes, and listens to the launcher on its standard input.
+
+The first line there is the environment to add, as JSON (so that no secret is an argument); each later line is the name of a signal to
+pass on. Where the input ends the launcher is gone, and everything here with it. How it ended is a line of output, since pdsh, mpirun and
+srun each make something else of exit codes.
+
+    env PYTHONPATH=ROOT python -m neox.launch.node --slots 0,1:0,1 --master-port 29500 ... -- SCRIPT --config TEXT
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from typing import IO
+
+from neox.config.resolve import cuda_devices
+from neox.launch.argv import Node, node_workers
+from neox.launch.supervise import DONE, FAILED, STOPPED, supervise
+
+ENDING = "neox.launch.node: "
+ENDINGS = {STOPPED: "stopped after saving", FAILED: "failed"}
+PASSED = {"SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the node's share; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    os.chdir(arguments.folder)
+    environ = {**os.environ, **json.loads(sys.stdin.readline())}
+    slots = [tuple(int(slot) for slot in part.split(",")) for part in arguments.slots.split(":")]
+    rank = node_rank(environ) if arguments.node_rank is None else arguments.node_rank
+    node = Node(
+        first_rank=sum(map(len, slots[:rank])),
+        slots=slots[rank],
+        world_size=sum(map(len, slots)),
+        master_addr=arguments.master_addr or first_host(environ),
+        master_port=arguments.master_port,
+        network_interface=arguments.network_interface,
+    )
+    workers = node_workers(
+        node,
+        arguments.script,
+        root=os.environ["PYTHONPATH"].split(":")[0],
+        environ=environ,
+        cores=len(os.sched_getaffinity(0)),
+        devices=cuda_devices(environ),
+    )
+    threading.Thread(target=_listen, args=(sys.stdin,), daemon=True).start()
+    code = supervise(workers, environ, stdin=subprocess.DEVNULL)
+    if code in ENDINGS:
+        print(f"{ENDING}{ENDINGS[code]}", flush=True)
+    return FAILED if code == FAILED else DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="neox.launch.node", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--folder", required=True, help="folder to run in")
+    parser.add_argument("--slots", required=True, help="slots of every host: commas within one, colons between them")
+    parser.add_argument(
+        "--node-rank", type=int, help="number of this host; from Slurm's or MPI's environment by default"
+    )
+    parser.add_argument("--master-addr", help="address that the processes meet at; Slurm's first host by default")
+    parser.add_argument("--master-port", type=int, required=True)
+    parser.add_argument("--network-interface")
+    parser.add_argument("script", nargs="+", help="the script and its arguments, after --")
+    return parser
+
+
+def node_rank(environ: Mapping[str, str]) -> int:
+    """The number of this host among those of the run, as Slurm or MPI tells it."""
+    for name in ("OMPI_COMM_WORLD_RANK", "SLURM_NODEID"):
+        if name in environ:
+            return int(environ[name])
+    raise KeyError("neither OMPI_COMM_WORLD_RANK nor SLURM_NODEID is set: give --node-rank")
+
+
+def first_host(environ: Mapping[str, str]) -> str:
+    """The address of the first host of this Slurm step."""
+    names = environ.get("SLURM_STEP_NODELIST") or environ["SLURM_JOB_NODELIST"]
+    first = subprocess.run(["scontrol", "show", "hostnames", names], capture_output=True, text=True, check=True)
+    name = first.stdout.split()[0]
+    shown = subprocess.run(["scontrol", "show", "node", name], capture_output=True, text=True, check=True).stdout
+    addresses = [word.partition("=")[2] for word in shown.split() if word.startswith("NodeAddr=")]
+    return addresses[0] if addresses else name
+
+
+def _listen(source: IO[str]) -> None:
+    """Signal this process for every line; end it, and with it the node's processes, where the lines end."""
+    for line in source:
+        if line.strip() in PASSED:
+            os.kill(os.getpid(), signal.Signals[line.strip()])
+    os._exit(FAILED)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
