@@ -197,8 +197,8 @@ class Plan:
 
 def _notes(plan: Plan) -> Iterator[str]:
     if plan.fits is False:
-        room = GPUS[plan.gpu].memory_gib
-        yield f"DOES NOT FIT: {plan.memory.total / 2**30:.1f} GiB on a {plan.gpu} of {room:g} GiB; {_advice(plan)}"
+        needed, room = plan.memory.total / 2**30, GPUS[plan.gpu].memory_gib
+        yield f"DOES NOT FIT: {needed:.1f} GiB on each GPU, and {plan.gpu} has {room:g} GiB; {_advice(plan)}"
     if plan.free_disk_bytes is not None and plan.disk_bytes > plan.free_disk_bytes:
         yield (
             f"save: the checkpoints come to {plan.disk_bytes / 1e9:.1f} GB ({plan.checkpoints} of "

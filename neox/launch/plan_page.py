@@ -65,7 +65,7 @@ def _training(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "precision", f"{config.precision.precision}, ZeRO stage {config.optimization.zero_stage}"
     sizes = [f"{name} {_bytes(size)}" for name, size in plan.memory.parts().items() if size > 0]
     less = f", less {_bytes(-plan.memory.not_at_once)} not at once" if plan.memory.not_at_once else ""
-    room = "" if plan.gpu is None else f" of the {GPUS[plan.gpu].memory_gib:g} GiB of a {plan.gpu}"
+    room = "" if plan.gpu is None else f" of {GPUS[plan.gpu].memory_gib:g} GiB ({plan.gpu})"
     yield "memory", f"about {_bytes(plan.memory.total)}{room} for each process: {', '.join(sizes)}{less}"
     yield "", f"most of it is held at the time of {plan.memory.moment}"
     if plan.step_time is not None:

@@ -85,7 +85,7 @@ def test_a_known_gpu_gives_time_and_room():
     # gpt-neox reports 117 TFLOP/s of each A100 for this run, recomputation counted (Black et al. 2022)
     assert 4 / 3 * record["flops_per_token"] * time["tokens_per_second"] / 96 == pytest.approx(117e12, rel=0.1)
     text = page(plan)
-    assert "GiB of the 40 GiB of a a100-40gb for each process: weights 4.93 GiB" in text
+    assert "GiB of 40 GiB (a100-40gb) for each process: weights 4.93 GiB" in text
     assert "with matrix products at 45% of the peak of 312 TFLOP/s" in text
     assert "DOES NOT FIT" not in text
 
@@ -105,7 +105,7 @@ def test_a_configured_peak_is_used():
 def test_what_does_not_fit_is_said_with_what_to_change():
     (note,) = plan_of("a100-40gb", checkpoint_activations=False).notes
     assert note.startswith("DOES NOT FIT: ")
-    assert "GiB on a a100-40gb of 40 GiB; checkpoint_activations: true makes it " in note
+    assert "GiB on each GPU, and a100-40gb has 40 GiB; checkpoint_activations: true makes it " in note
     assert "python tools/plan.py CONFIG... --gpus 96 --gpu a100-40gb" in note
     hopeless = plan_of("t4", model_parallel_size=1, pipe_parallel_size=1, zero_optimization={"stage": 0})
     assert "no single change suffices" in hopeless.notes[0]
