@@ -24,6 +24,7 @@ from rich.text import Text
 
 from neox.config.errors import ConfigError
 from neox.config.explain import explain, search
+from neox.config.gpus import this_machines_gpu
 from neox.config.handover import argument
 from neox.config.hosts import hosts_of_run
 from neox.config.load import did_you_mean
@@ -31,11 +32,14 @@ from neox.config.read import Resolved, read_config
 from neox.config.reference import entries
 from neox.config.resolve import cuda_devices
 from neox.config.rules import vocabulary_fits
+from neox.config.sections import Config
 from neox.config.sizes import true_vocab_size
+from neox.config.surroundings import free_bytes
 from neox.launch.argv import LOCAL_ADDRESS, Node, launcher_argv, node_workers
 from neox.launch.cluster import check_installed, run_on_hosts
 from neox.launch.orders import Orders
-from neox.launch.plan import Plan, make_plan, print_plan
+from neox.launch.plan import Plan
+from neox.launch.plan_page import print_plan
 from neox.launch.port import free_port
 from neox.launch.supervise import supervise
 from neox.tokenizer.vocabulary import read_vocab_size
@@ -82,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
         if arguments.explain:
             print("\n".join(line for key in arguments.explain for line in explain(key, resolved)))
             return 0
-        vocab_size, notes = _vocabulary(resolved, arguments.dry_run)
+        vocab_size, notes = vocabulary(resolved, arguments.dry_run)
     except ConfigError as error:
         return _refuse(error)
     with tempfile.TemporaryDirectory(prefix="neox-") as folder:
@@ -90,7 +94,7 @@ def main(argv: Sequence[str]) -> int:
             start = _start(script, resolved, notes, Path(folder), arguments.dry_run)
         except ConfigError as error:
             return _refuse(error)
-        plan = make_plan(str(script), resolved.config, vocab_size, start.commands, notes)
+        plan = _plan(script, resolved.config, vocab_size, start.commands, notes)
         if arguments.dry_run:
             _show(plan, arguments.json)
             return 0
@@ -167,7 +171,7 @@ def _print_keys(words: str) -> int:
     return 0
 
 
-def _vocabulary(resolved: Resolved, dry_run: bool) -> tuple[int, list[str]]:
+def vocabulary(resolved: Resolved, dry_run: bool) -> tuple[int, list[str]]:
     """The size of the vocabulary, and the notes to show; a dry run does without the tokenizer's files."""
     config, notes = resolved.config, list(resolved.notes)
     tokenizer = config.tokenizer
@@ -215,6 +219,22 @@ def _start(script: Path, resolved: Resolved, notes: list[str], folder: Path, dry
     cores = len(os.sched_getaffinity(0))
     workers = node_workers(node, argv, root=str(ROOT), environ=os.environ, cores=cores, devices=cuda_devices())
     return Start([worker.command() for worker in workers], lambda: supervise(workers))
+
+
+def _plan(script: Path, config: Config, vocab_size: int, commands: list[list[str]], notes: list[str]) -> Plan:
+    """The plan, with what this machine tells of GPUs and of the disk."""
+    devices = cuda_devices()
+    gpu = config.launch.gpu or (this_machines_gpu() if devices else None)
+    return Plan(
+        script=str(script),
+        config=config,
+        vocab_size=vocab_size,
+        gpu=gpu,
+        on_gpu=gpu is not None or devices > 0 or config.launch.launcher != "local",
+        free_disk_bytes=free_bytes(config.checkpoint.save) if config.checkpoint.save else None,
+        commands=commands,
+        given_notes=notes,
+    )
 
 
 def _show(plan: Plan, as_json: bool) -> None:

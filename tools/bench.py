@@ -1,7 +1,8 @@
-"""Measure the product against its peers, in one run on one machine.
+"""Measure the product: its speed against its peers, and its memory against the plan, in one run on one machine.
 
     python tools/bench.py train                                  # the quickstart's model and 125M, fp32 and bf16
     python tools/bench.py train --shape 125M --precision bf16 --steps 20 --json
+    python tools/bench.py memory                                 # what the plan says of memory against real runs
 
 Speed on a shared machine swings: the contestants take turns, medians are compared, and CPU-seconds stand beside them.
 """
@@ -11,7 +12,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -20,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from neox.config.errors import ConfigError
 from neox.config.resolve import cuda_devices
+from tools.benchmarks.memory import CASES, bench_memory, print_memory
 from tools.benchmarks.plain import PRECISIONS
 from tools.benchmarks.shapes import SHAPES
 from tools.benchmarks.train import TrainBench, bench_train, print_result
@@ -30,6 +34,7 @@ DEFAULT_PRECISIONS = {"cpu": ("fp32", "bf16"), "cuda": ("bf16",)}
 DEFAULT_STAGES = {"cpu": (0, 1), "cuda": (0,)}
 ROUNDS = 8
 WRONG_INPUT = 2
+Measured = tuple[dict[str, Any], Callable[[dict[str, Any], Console], None]]  # the result, and what prints it
 
 
 def main(arguments: list[str]) -> int:
@@ -39,6 +44,23 @@ def main(arguments: list[str]) -> int:
     if options.device == "cuda" and not cuda_devices():
         console.print("--device cuda: this machine shows no CUDA device")
         return WRONG_INPUT
+    try:
+        result, show = options.measure(options, console)
+    except ConfigError as error:
+        console.print(str(error), style="red", markup=False)
+        return WRONG_INPUT
+    if options.json:
+        print(json.dumps(result))
+    else:
+        show(result, console)
+    return 0
+
+
+def _memory(options: argparse.Namespace, console: Console) -> Measured:
+    return bench_memory(options.run, options.device, console), print_memory
+
+
+def _train(options: argparse.Namespace, console: Console) -> Measured:
     bench = TrainBench(
         device=options.device,
         shapes=tuple(options.shape or DEFAULT_SHAPES[options.device]),
@@ -50,16 +72,7 @@ def main(arguments: list[str]) -> int:
         seq_length=options.seq,
         micro_batch_size=options.micro_batch,
     )
-    try:
-        result = bench_train(bench, console)
-    except ConfigError as error:
-        console.print(str(error), style="red", markup=False)
-        return WRONG_INPUT
-    if options.json:
-        print(json.dumps(result))
-    else:
-        print_result(result, console)
-    return 0
+    return bench_train(bench, console), print_result
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,8 +81,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="WHAT")
     train = commands.add_parser("train", help="training steps against a plain PyTorch loop", allow_abbrev=False)
-    train.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
-    train.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if cuda_devices() else "cpu")
+    memory = commands.add_parser("memory", help="the plan's memory against real runs", allow_abbrev=False)
+    for command, measure in ((train, _train), (memory, _memory)):
+        command.set_defaults(measure=measure)
+        command.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+        command.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if cuda_devices() else "cpu")
+    memory.add_argument("--run", choices=CASES, nargs="+", default=list(CASES), help="runs to compare; all by default")
     train.add_argument("--shape", choices=SHAPES, nargs="+", help="models to measure")
     train.add_argument("--precision", choices=PRECISIONS, nargs="+", help="number formats to measure")
     train.add_argument("--zero", type=int, choices=(0, 1, 2, 3), nargs="+", help="ZeRO stages to measure")

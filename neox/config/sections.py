@@ -10,8 +10,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
+from neox.config.gpus import GPUS
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
+GpuName = Literal[tuple(GPUS)]
 Initializer = Literal[
     "normal",
     "scaled_normal",
@@ -424,6 +427,9 @@ class LaunchConfig(Section):
     launcher_args: list[str] = Field([], description="further arguments of srun, mpirun or pdsh, one item each")
     account: str | None = Field(None, description="account that Slurm charges")
     comment: str | None = Field(None, description="comment of the Slurm job step")
+    gpu: GpuName | None = Field(
+        None, description="kind of GPU that the plan counts with, for memory and time; this machine's by default"
+    )
     master_addr: str | None = Field(
         None, description="address that the processes meet at; that of the first host where it is not given"
     )

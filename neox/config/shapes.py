@@ -10,6 +10,8 @@ from typing import Any
 from neox.config.errors import ConfigError
 from neox.config.sections import ModelConfig
 
+# logits that the loss works on at a time: about the size of a core's cache on a CPU; on a GPU enough to fill it
+LOSS_CHUNK = {"cpu": 1 << 19, "cuda": 1 << 27}
 GATED_ACTIVATIONS = frozenset({"geglu", "swiglu", "reglu", "bilinear", "glu"})
 KINDS = {"global": "global", "flash": "global", "local": "local"}  # as written -> what is built
 FORMS = 'write [[["global", "local"], 6]], [[["global"], "all"]] or one word for each layer'

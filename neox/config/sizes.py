@@ -1,8 +1,4 @@
-"""How big a model is: parameters, floating-point operations and memory, from the sections alone.
-
-Counts are those of the built model. Memory is an estimate: weights, gradients and optimizer by their bytes, activations by what
-each block keeps for its backward pass.
-"""
+"""How big a model is: parameters and floating-point operations, from the sections alone. Counts are those of the built model."""
 
 from __future__ import annotations
 
@@ -10,8 +6,6 @@ from dataclasses import dataclass
 
 from neox.config.sections import Config, ModelConfig
 from neox.config.shapes import attention_windows, ffn_width, has_qkv_bias, head_width, is_gated, qkv_width
-
-MARGIN = 0.08  # of the rest: allocator, workspaces, buckets of the collectives
 
 
 @dataclass(frozen=True)
@@ -100,38 +94,6 @@ def mean_visible_tokens(length: int, window: int | None) -> float:
     return (window * (window + 1) / 2 + (length - window) * window) / length
 
 
-def memory_bytes(config: Config, vocab_size: int) -> dict[str, int]:
-    """Bytes on the fullest GPU, by parts; `total` is their sum.
-
-    Weights, gradients, optimizer (moments, and the fp32 copy that it updates), activations kept for the backward pass, logits
-    with their gradient, and a margin.
-    """
-    stages = [_stage_bytes(config, vocab_size, stage) for stage in range(config.parallel.pipe_size)]
-    return max(stages, key=lambda parts: parts["total"])
-
-
-def _stage_bytes(config: Config, vocab_size: int, stage: int) -> dict[str, int]:
-    model, replicas, zero = config.model, config.parallel.data_size, config.optimization.zero_stage
-    half = config.precision.precision != "fp32"
-    width = 2 if half else 4
-    parameters = stage_parameters(config, vocab_size, stage)
-    moments = {"SGD": 4 if config.optimization.optimizer.params.momentum else 0}
-    optimizer = moments.get(config.optimization.optimizer.type, 8) + (4 if half or zero >= 1 else 0)
-    parts = {
-        "weights": parameters * width // (replicas if zero == 3 else 1),
-        "gradients": parameters * width // (replicas if zero >= 2 else 1),
-        "optimizer": parameters * optimizer // (replicas if zero >= 1 else 1),
-        "activations": _activation_bytes(config, stage, width),
-        "logits": 0,
-    }
-    if stage == config.parallel.pipe_size - 1:
-        tokens = config.batch.train_micro_batch_size_per_gpu * model.seq_length
-        logits = tokens * padded_vocab_size(model, vocab_size) // config.parallel.tensor_size
-        parts["logits"] = logits * (width + 4 + 4)  # as computed, in fp32 for the loss, and their gradient
-    parts["margin"] = int(MARGIN * sum(parts.values()))
-    return parts | {"total": sum(parts.values())}
-
-
 def blocks_of_stage(layers: int, stages: int, stage: int) -> int:
     """Blocks of a pipeline stage; where they cannot be even, the first stages hold one more."""
     return layers // stages + (1 if stage < layers % stages else 0)
@@ -149,24 +111,3 @@ def stage_parameters(config: Config, vocab_size: int, stage: int) -> int:
     if last:
         count += _norm(model, model.hidden_size) + (table if model.no_weight_tying or not first else 0)
     return count
-
-
-def _activation_bytes(config: Config, stage: int, width: int) -> int:
-    """What the forward passes under way keep for their backward passes."""
-    model, parallel = config.model, config.parallel
-    tokens = config.batch.train_micro_batch_size_per_gpu * model.seq_length
-    under_way = min(parallel.pipe_size - stage, config.batch.gradient_accumulation_steps)
-    tensor = parallel.tensor_size
-    whole = tensor if parallel.sequence_parallel else 1  # processes that share what tensor parallelism does not
-    hidden = tokens * model.hidden_size
-    inner = tokens * ffn_width(model) * (3 if is_gated(model) else 2)  # before and after the activation
-    # Residual stream, outputs of two norms and of two projections; queries, keys, values, their mix.
-    block = width * (5 * hidden // whole + 4 * hidden // tensor + inner // tensor)
-    if model.hidden_dropout:
-        block += 2 * hidden // whole  # masks, a byte each
-    blocks = blocks_of_stage(model.num_layers, parallel.pipe_size, stage)
-    if not config.recompute.checkpoint_activations:
-        return under_way * blocks * block
-    together = min(config.recompute.checkpoint_num_layers, blocks)
-    inputs = under_way * -(-blocks // together) * width * hidden // whole
-    return inputs + together * block

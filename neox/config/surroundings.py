@@ -6,6 +6,7 @@ In a dry run what is missing is a note with the command that makes it; at a laun
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -113,12 +114,22 @@ def folder_to_save(config: Any) -> Iterator[tuple[str, str]]:
     ):
         if name is None:
             continue
-        path = Path(name).absolute()
-        nearest = next(folder for folder in (path, *path.parents) if folder.exists())
+        nearest = _nearest(name)
         if not nearest.is_dir():
             yield key, f"{nearest} is a file, not a folder"
         elif not os.access(nearest, os.W_OK | os.X_OK):
             yield key, f"{nearest} cannot be written to"
+
+
+def free_bytes(name: str) -> int:
+    """Bytes that can still be written to the disk on which a folder is, or would be made."""
+    return shutil.disk_usage(_nearest(name)).free
+
+
+def _nearest(name: str) -> Path:
+    """The folder, or the nearest above it that is there."""
+    path = Path(name).absolute()
+    return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
 def notes_on_hosts(config: Any) -> Iterator[str]:

@@ -1,29 +1,38 @@
-"""What will run: sizes, layout, steps, memory and commands, as one record, one JSON object or a page of text.
+"""What will run, as one record: sizes, layout, steps, memory, time, disk and commands.
 
-Knows nothing about how processes are started.
+Knows nothing about how processes are started or how the plan is printed.
 """
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
-from rich.console import Console
-from rich.text import Text
-
+from neox.config.draft import updated
+from neox.config.gpus import GPUS
+from neox.config.memory import Memory, memory
 from neox.config.sections import Config
 from neox.config.sizes import (
     ParameterCounts,
     blocks_of_stage,
     flops_per_token,
-    memory_bytes,
-    padded_vocab_size,
     parameter_counts,
+    stage_parameters,
 )
+from neox.config.step_time import Cluster, StepTime, step_time
+from neox.config.zero_memory import FP32, moment_bytes
 
-NAME_WIDTH = 12
+
+@dataclass(frozen=True)
+class Stage:
+    """One pipeline stage of the layout."""
+
+    number: int
+    blocks: range  # from 0
+    ranks: range  # replica by replica, and the tensor-parallel group within each
+    parts: tuple[str, ...]  # what it holds beside the blocks
 
 
 @dataclass(frozen=True)
@@ -33,28 +42,110 @@ class Plan:
     script: str
     config: Config
     vocab_size: int
-    parameters: ParameterCounts
-    flops_per_token: float
-    memory: dict[str, int]  # bytes of the fullest GPU by parts, and their total
+    gpu: str | None  # short name of the GPUs that it is planned for, where they are known
+    on_gpu: bool
+    free_disk_bytes: int | None  # where checkpoints are saved
     commands: Sequence[Sequence[str]]
-    notes: Sequence[str]
+    given_notes: Sequence[str] = ()
+
+    @cached_property
+    def parameters(self) -> ParameterCounts:
+        """Parameters of the whole model."""
+        return parameter_counts(self.config.model, self.vocab_size)
+
+    @cached_property
+    def parameters_per_gpu(self) -> int:
+        """Parameters that the fullest process holds; ZeRO 3 divides them over the replicas."""
+        parallel = self.config.parallel
+        most = max(stage_parameters(self.config, self.vocab_size, stage) for stage in range(parallel.pipe_size))
+        return -(-most // parallel.data_size) if self.config.optimization.zero_stage == 3 else most
+
+    @cached_property
+    def memory(self) -> Memory:
+        """Memory of the fullest process."""
+        return memory(self.config, self.vocab_size, self.on_gpu)
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the memory suffices; None where the GPU is not known."""
+        return None if self.gpu is None else self.memory.total <= GPUS[self.gpu].memory_bytes
+
+    @cached_property
+    def cluster(self) -> Cluster | None:
+        """What the step time is reckoned with; None where the GPU is not known."""
+        return self.gpu and Cluster(GPUS[self.gpu], peak_tflops=self.config.monitor.peak_theoretical_tflops)
+
+    @cached_property
+    def step_time(self) -> StepTime | None:
+        """Expected time of a step; None where the GPU is not known."""
+        return self.cluster and step_time(self.config, self.vocab_size, self.cluster)
 
     @property
     def tokens_per_step(self) -> int:
         """Tokens of one optimizer step, over all processes."""
         return self.config.batch.train_batch_size * self.config.model.seq_length
 
+    @property
+    def flops_per_token(self) -> float:
+        """Floating-point operations for one token, forward and backward, recomputation not counted."""
+        return flops_per_token(self.config.model, self.vocab_size)
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations of the whole run."""
+        return self.flops_per_token * self.tokens_per_step * (self.config.batch.train_iters or 0)
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Bytes of one checkpoint: weights and moments, all in fp32, each once."""
+        return (FP32 + moment_bytes(self.config)) * self.parameters.total
+
+    @property
+    def checkpoints(self) -> int:
+        """Most checkpoints that the run has on the disk at once; one is removed only after the next is written."""
+        checkpoint, steps = self.config.checkpoint, self.config.batch.train_iters
+        if checkpoint.save is None or steps is None:
+            return 0
+        regular = steps // checkpoint.checkpoint_factor if checkpoint.checkpoint_factor else 0
+        others = {*checkpoint.extra_save_iters, steps}
+        written = regular + sum(
+            not (checkpoint.checkpoint_factor and step and step % checkpoint.checkpoint_factor == 0) for step in others
+        )
+        kept = checkpoint.keep_last_n_checkpoints
+        return written if kept is None else min(written, kept + 1)
+
+    @property
+    def disk_bytes(self) -> int:
+        """Most bytes that the run's checkpoints take."""
+        return self.checkpoints * self.checkpoint_bytes
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The layout, stage by stage."""
+        parallel, layers = self.config.parallel, self.config.model.num_layers
+        stages, first = [], 0
+        for number in range(parallel.pipe_size):
+            blocks = range(first, first + blocks_of_stage(layers, parallel.pipe_size, number))
+            each = parallel.tensor_size * parallel.data_size
+            ends = (("embedding",) if number == 0 else ()) + (
+                ("final norm", "output layer") if number == parallel.pipe_size - 1 else ()
+            )
+            stages.append(Stage(number, blocks, range(number * each, (number + 1) * each), ends))
+            first = blocks.stop
+        return stages
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know, the plan's own findings last."""
+        return [*self.given_notes, *_notes(self)]
+
     def as_json(self) -> dict[str, Any]:
         """The plan as the JSON object that `--dry-run --json` prints."""
         config, parallel, batch = self.config, self.config.parallel, self.config.batch
-        parts = {name: size for name, size in self.memory.items() if name != "total"}
         return {
-            "parameters": {
-                "total": self.parameters.total,
-                "total_unpadded": self.parameters.total_unpadded,
-                "non_embedding": self.parameters.non_embedding,
-            },
+            "parameters": {**asdict(self.parameters), "per_gpu": self.parameters_per_gpu},
             "flops_per_token": self.flops_per_token,
+            "flops": self.flops,
             "parallel": {
                 "world_size": parallel.world_size,
                 "tensor": parallel.tensor_size,
@@ -62,119 +153,79 @@ class Plan:
                 "data": parallel.data_size,
                 "zero_stage": config.optimization.zero_stage,
             },
+            "layout": [
+                {
+                    "stage": stage.number,
+                    "blocks": [stage.blocks.start, stage.blocks.stop - 1],
+                    "ranks": [stage.ranks.start, stage.ranks.stop - 1],
+                    "parts": list(stage.parts),
+                }
+                for stage in self.stages
+            ],
             "batch": {
                 "train_batch_size": batch.train_batch_size,
                 "micro_batch_size": batch.train_micro_batch_size_per_gpu,
                 "gradient_accumulation_steps": batch.gradient_accumulation_steps,
                 "tokens_per_step": self.tokens_per_step,
             },
-            "memory": {"per_gpu_bytes": self.memory["total"], **parts},
+            "memory": {"per_gpu_bytes": self.memory.total, **self.memory.parts()},
+            "fullest_moment": self.memory.moment,
+            "gpu": self.gpu and {"name": self.gpu, "memory_bytes": GPUS[self.gpu].memory_bytes, "fits": self.fits},
             "steps": batch.train_iters or 0,
+            "time": self.step_time and self._time(self.step_time),
+            "checkpoint": {
+                "bytes": self.checkpoint_bytes,
+                "most_at_once": self.checkpoints,
+                "disk_bytes": self.disk_bytes,
+                "free_disk_bytes": self.free_disk_bytes,
+            },
             "commands": [list(command) for command in self.commands],
             "config": config.model_dump(mode="json"),
             "vocab_size": self.vocab_size,
-            "notes": list(self.notes),
+            "notes": self.notes,
+        }
+
+    def _time(self, step: StepTime) -> dict[str, float]:
+        return {
+            "seconds_per_step": step.total,
+            **asdict(step),
+            "tokens_per_second": self.tokens_per_step / step.total,
+            "seconds": step.total * (self.config.batch.train_iters or 0),
+            "efficiency": self.cluster.efficiency,
         }
 
 
-def make_plan(
-    script: str, config: Config, vocab_size: int, commands: Sequence[Sequence[str]], notes: Sequence[str] = ()
-) -> Plan:
-    """The plan of a resolved configuration."""
-    return Plan(
-        script=script,
-        config=config,
-        vocab_size=vocab_size,
-        parameters=parameter_counts(config.model, vocab_size),
-        flops_per_token=flops_per_token(config.model, vocab_size),
-        memory=memory_bytes(config, vocab_size),
-        commands=commands,
-        notes=notes,
-    )
+def _notes(plan: Plan) -> Iterator[str]:
+    if plan.fits is False:
+        needed, room = plan.memory.total / 2**30, GPUS[plan.gpu].memory_gib
+        yield f"DOES NOT FIT: {needed:.1f} GiB on each GPU, and {plan.gpu} has {room:g} GiB; {_advice(plan)}"
+    if plan.free_disk_bytes is not None and plan.disk_bytes > plan.free_disk_bytes:
+        yield (
+            f"save: the checkpoints come to {plan.disk_bytes / 1e9:.1f} GB ({plan.checkpoints} of "
+            f"{plan.checkpoint_bytes / 1e9:.1f} GB), and the disk of {plan.config.checkpoint.save} has "
+            f"{plan.free_disk_bytes / 1e9:.1f} GB free: lower keep_last_n_checkpoints, or save elsewhere"
+        )
 
 
-def print_plan(plan: Plan, console: Console, trains: bool, commands: bool) -> None:
-    """The plan as lines of text; with the commands where they are wanted."""
-    for name, words in _lines(plan, trains):
-        console.print(Text.assemble((name.ljust(NAME_WIDTH), "bold"), words), soft_wrap=True)
-    for note in plan.notes:
-        console.print(Text.assemble(("note".ljust(NAME_WIDTH), "yellow"), note), soft_wrap=True)
-    for words in _commands(plan.commands) if commands else []:
-        console.print(Text.assemble(("command".ljust(NAME_WIDTH), "bold"), words), soft_wrap=True)
-
-
-def _lines(plan: Plan, trains: bool) -> list[tuple[str, str]]:
-    config, model, parallel, batch = plan.config, plan.config.model, plan.config.parallel, plan.config.batch
-    padded = padded_vocab_size(model, plan.vocab_size)
-    lines = [
-        ("script", plan.script),
-        (
-            "model",
-            f"{model.num_layers} layers, {model.hidden_size} wide, {model.num_attention_heads} heads, "
-            f"sequence {model.seq_length}, vocabulary {plan.vocab_size:,} (padded to {padded:,})",
-        ),
-        (
-            "parameters",
-            f"{plan.parameters.total:,} in all ({_short(plan.parameters.total)}), "
-            f"{plan.parameters.non_embedding:,} without embeddings",
-        ),
-        ("layout", _layout(config)),
+def _advice(plan: Plan) -> str:
+    """Single changes that would make the run fit, or where to look for more."""
+    mended = [
+        f"{words} makes it {needed / 2**30:.1f} GiB"
+        for words, config in _changes(plan.config)
+        if (needed := memory(config, plan.vocab_size).total) <= GPUS[plan.gpu].memory_bytes
     ]
-    if not trains:
-        return lines
-    steps, tokens = batch.train_iters, plan.tokens_per_step
-    lines += [
-        (
-            "batch",
-            f"{batch.train_batch_size} = {batch.train_micro_batch_size_per_gpu} per forward pass x "
-            f"{batch.gradient_accumulation_steps} accumulated x {parallel.data_size} replicas; "
-            f"{tokens:,} tokens a step",
-        ),
-        ("steps", f"{steps:,}: {tokens * steps:,} tokens ({_short(tokens * steps)}) in all"),
-        (
-            "compute",
-            f"{plan.flops_per_token:.3g} FLOP a token, {plan.flops_per_token * tokens * steps:.3g} in all",
-        ),
-        ("precision", f"{config.precision.precision}, ZeRO stage {config.optimization.zero_stage}"),
-        (
-            "memory",
-            f"about {_bytes(plan.memory['total'])} for each process: "
-            + ", ".join(f"{name} {_bytes(size)}" for name, size in plan.memory.items() if name != "total" and size),
-        ),
-    ]
-    return lines
+    search = f"python tools/plan.py CONFIG... --gpus {plan.config.parallel.world_size} --gpu {plan.gpu}"
+    return f"{'; or '.join(mended) or 'no single change suffices'}; other layouts: {search}"
 
 
-def _layout(config: Config) -> str:
-    parallel, layers = config.parallel, config.model.num_layers
-    words = f"{parallel.world_size} process" + ("es" if parallel.world_size > 1 else "")
-    if parallel.world_size == 1:
-        return words
-    words += f" = {parallel.tensor_size} tensor x {parallel.pipe_size} pipeline x {parallel.data_size} data"
-    if parallel.pipe_size > 1:
-        blocks = [blocks_of_stage(layers, parallel.pipe_size, stage) for stage in range(parallel.pipe_size)]
-        words += f"; blocks of each stage: {', '.join(map(str, blocks))}"
-    if parallel.sequence_parallel:
-        words += "; sequence parallel"
-    return words
-
-
-def _commands(commands: Sequence[Sequence[str]]) -> list[str]:
-    """The first command, and how those of the other ranks differ."""
-    words = [shlex.join(commands[0])]
-    if len(commands) > 1:
-        others = "1" if len(commands) == 2 else f"1 to {len(commands) - 1}"
-        words.append(f"and for rank {others} the same with RANK and LOCAL_RANK {others}")
-    return words
-
-
-def _short(count: float) -> str:
-    """1234567 -> 1.23M."""
-    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if count >= size:
-            return f"{count / size:.3g}{letter}"
-    return f"{count:g}"
-
-
-def _bytes(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+def _changes(config: Config) -> Iterator[tuple[str, Config]]:
+    batch, zero = config.batch, config.optimization.zero_optimization
+    if not config.recompute.checkpoint_activations:
+        yield "checkpoint_activations: true", updated(config, {"checkpoint_activations": True})
+    if config.parallel.data_size > 1 and zero.stage < (1 if config.parallel.pipe_size > 1 else 3):
+        further = zero.model_copy(update={"stage": zero.stage + 1})
+        yield f"zero_optimization.stage: {zero.stage + 1}", updated(config, {"zero_optimization": further})
+    micro, steps = batch.train_micro_batch_size_per_gpu, batch.gradient_accumulation_steps
+    if micro % 2 == 0:
+        halved = {"train_micro_batch_size_per_gpu": micro // 2, "gradient_accumulation_steps": 2 * steps}
+        yield f"train_micro_batch_size_per_gpu: {micro // 2}", updated(config, halved)

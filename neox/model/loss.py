@@ -11,10 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from neox.config.shapes import LOSS_CHUNK
 from neox.parallel.topology import Topology
-
-# logits worked on at a time: about the size of a core's cache on a CPU; on a GPU enough to fill it
-_CPU_CHUNK, _GPU_CHUNK = 1 << 19, 1 << 27
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor, *, vocab_size: int, topology: Topology) -> Tensor:
@@ -68,7 +66,7 @@ class _CrossEntropy(torch.autograd.Function):
 
 def _chunks(logits: Tensor) -> list[slice]:
     tokens, width = logits.shape
-    step = max(1, (_GPU_CHUNK if logits.is_cuda else _CPU_CHUNK) // width)
+    step = max(1, LOSS_CHUNK["cuda" if logits.is_cuda else "cpu"] // width)
     return [slice(first, first + step) for first in range(0, tokens, step)]
 
 

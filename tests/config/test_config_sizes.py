@@ -9,7 +9,6 @@ from neox.config.sizes import (
     blocks_of_stage,
     flops_per_token,
     mean_visible_tokens,
-    memory_bytes,
     padded_vocab_size,
     parameter_counts,
     stage_parameters,
@@ -151,20 +150,3 @@ def test_the_shards_of_all_processes_hold_the_model():
 
 def test_blocks_of_stages():
     assert [blocks_of_stage(10, 4, stage) for stage in range(4)] == [3, 3, 2, 2]
-
-
-def test_memory_follows_zero_precision_and_recomputation():
-    parameters = parameter_counts(plan().model, GPT2).total
-    plain = memory_bytes(plan(num_gpus=4), GPT2)
-    assert (plain["weights"], plain["gradients"], plain["optimizer"]) == (
-        4 * parameters,
-        4 * parameters,
-        8 * parameters,
-    )
-    assert plain["total"] == sum(size for name, size in plain.items() if name != "total")
-    zero = [memory_bytes(plan(num_gpus=4, bf16={}, zero_optimization={"stage": stage}), GPT2) for stage in range(4)]
-    assert [parts["weights"] for parts in zero] == [2 * parameters] * 3 + [2 * parameters // 4]
-    assert [parts["gradients"] for parts in zero] == [2 * parameters] * 2 + [2 * parameters // 4] * 2
-    assert [parts["optimizer"] for parts in zero] == [12 * parameters] + [12 * parameters // 4] * 3
-    assert memory_bytes(plan(checkpoint_activations=True), GPT2)["activations"] < plain["activations"]
-    assert memory_bytes(plan(optimizer={"type": "SGD"}), GPT2)["optimizer"] == 0

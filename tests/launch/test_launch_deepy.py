@@ -62,6 +62,7 @@ def test_dry_run_as_json(folder):
         "total": 4 * (12 * 64 * 64 + 13 * 64) + 128 + 2 * 512 * 64,
         "total_unpadded": 4 * (12 * 64 * 64 + 13 * 64) + 128 + 2 * 512 * 64,
         "non_embedding": 4 * (12 * 64 * 64 + 13 * 64) + 128,
+        "per_gpu": 4 * ((12 * 64 * 64 + 7 * 64) // 2 + 6 * 64) + 128 + 512 * 64,
     }
     assert plan["parallel"] == {"world_size": 4, "tensor": 2, "pipeline": 1, "data": 2, "zero_stage": 1}
     assert plan["batch"] == {
@@ -82,7 +83,8 @@ def test_dry_run_as_text(folder):
     done = deepy(folder, "train", "a", "--dry-run", "--set", "num_gpus=2", "pipe_parallel_size=2")
     assert (done.returncode, done.stderr) == (0, "")
     for words in (
-        "2 processes = 1 tensor x 2 pipeline x 1 data; blocks of each stage: 2, 2",
+        "2 processes = 1 tensor x 2 pipeline x 1 data",
+        "stage 1  rank 1     blocks 2-3, final norm, output layer",
         "2 = 2 per forward pass x 1 accumulated x 1 replicas; 64 tokens a step",
         "10: 640 tokens",
         "--config ",

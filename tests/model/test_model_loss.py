@@ -17,7 +17,7 @@ def reference(logits, labels, weights, vocab_size):
 @pytest.mark.parametrize("vocab_size", [128, 65, 1])
 @pytest.mark.parametrize("chunk", [1, 3 * 128, 1 << 20])
 def test_equals_torch(monkeypatch: pytest.MonkeyPatch, vocab_size: int, chunk: int) -> None:
-    monkeypatch.setattr(loss, "_CPU_CHUNK", chunk)
+    monkeypatch.setitem(loss.LOSS_CHUNK, "cpu", chunk)
     torch.manual_seed(0)
     logits = (5 * torch.randn(7, 4, 128)).requires_grad_()
     labels = torch.randint(vocab_size, (4, 7))

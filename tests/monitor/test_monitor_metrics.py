@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neox.monitor.gpus import known_peak_tflops, peak_tflops
+from neox.monitor.gpus import peak_tflops
 from neox.monitor.metrics import (
     Throughput,
     memory_metrics,
@@ -68,44 +68,6 @@ def test_utilization_is_of_one_device():
     )
     # 100 tokens/s of 3 TFLOP each over 2 devices is 150 TFLOP/s on each
     assert metrics["runtime/model_flops_utilization"] == pytest.approx(0.5)
-
-
-@pytest.mark.parametrize(
-    ("name", "half", "single"),
-    [
-        ("NVIDIA H100 80GB HBM3", 989.4, 66.9),
-        ("NVIDIA H100 PCIe", 756, 51.2),
-        ("NVIDIA H200", 989.4, 66.9),
-        ("NVIDIA GH200 480GB", 989.4, 66.9),
-        ("NVIDIA B200", 2250, 75),
-        ("NVIDIA A100-SXM4-80GB", 312, 19.5),
-        ("NVIDIA A10", 125, 31.2),
-        ("Tesla V100-SXM2-32GB", 125, 15.7),
-        ("Tesla V100-PCIE-16GB", 112, 14),
-        ("NVIDIA L4", 121, 30.3),
-        ("NVIDIA L40S", 362, 91.6),
-        ("NVIDIA GeForce RTX 4090", 165.2, 82.6),
-        ("AMD Instinct MI300X", 1307.4, 163.4),
-    ],
-)
-def test_known_gpus(name, half, single):
-    assert known_peak_tflops(name, "bf16") == known_peak_tflops(name, "fp16") == half
-    assert known_peak_tflops(name, "fp32") == single
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "NVIDIA RTX A4000",
-        "NVIDIA A1000",
-        "NVIDIA A100-SXM4-40GB MIG 1g.5gb",
-        "NVIDIA GeForce RTX 4090 Laptop GPU",
-        "Quadro T400",
-        "NVIDIA XH100",
-    ],
-)
-def test_a_name_that_only_resembles_a_known_gpu_has_no_peak(name):
-    assert known_peak_tflops(name, "bf16") is None
 
 
 def test_configured_peak_goes_first_and_a_cpu_has_none():

@@ -1,0 +1,138 @@
+"""What DeepSpeed holds of weights, gradients and optimizer on one process, at each ZeRO stage (read in 0.19.8's sources)."""
+
+from __future__ import annotations
+
+from neox.config.sections import Config, Offload
+from neox.config.shapes import ffn_width, is_gated
+from neox.config.sizes import padded_vocab_size, stage_parameters
+
+FP32, FP64 = 4, 8
+ENGINE_BUCKET = 500_000_000  # elements that DeepSpeed's engine reduces at a time, at stage 0
+# stage 3 keeps gathered weights that are used again within 1e9 elements, forward and backward, and fetches 5e7 ahead
+GATHERED = 550_000_000
+
+
+class ZeroMemory:
+    """Bytes on one process of a pipeline stage."""
+
+    def __init__(self, config: Config, vocab_size: int, stage: int):
+        zero, replicas, model = config.optimization.zero_optimization, config.parallel.data_size, config.model
+        self._config = config
+        self._zero = zero
+        self._stages = config.parallel.pipe_size
+        self._half = config.precision.precision != "fp32"
+        self._width = 2 if self._half else FP32
+        self._on_host = _is_offloaded(zero.offload_optimizer)
+        # with more micro-batches than are under way, gradients of some are there while the others' activations are
+        self._accumulates = config.batch.gradient_accumulation_steps > self._stages - stage
+        self.parameters = stage_parameters(config, vocab_size, stage)
+        self._replicas = replicas
+        self._shard = -(-self.parameters // replicas)
+        rows = max(padded_vocab_size(model, vocab_size), ffn_width(model) * (2 if is_gated(model) else 1))
+        self._largest = rows * model.hidden_size // config.parallel.tensor_size  # elements of one weight
+        # at stages 1 and 2 a process reduces all of each weight of which it updates a part
+        self._touched = min(self.parameters, self._shard + self._largest) if replicas > 1 else self.parameters
+
+    @property
+    def weights(self) -> int:
+        """Weights that the model computes with."""
+        if _is_offloaded(self._zero.offload_param):
+            return 0
+        return self._width * (self._shard if self._zero.stage == 3 else self.parameters)
+
+    @property
+    def gradients(self) -> int:
+        """Gradients between two micro-batches."""
+        if self._on_host and self._zero.stage >= 2:
+            return 0
+        whole = self.parameters
+        return self._width * {0: whole, 1: whole, 2: self._touched, 3: self._shard}[self._zero.stage]
+
+    @property
+    def optimizer(self) -> int:
+        """Moments, and the fp32 copy of the weights that is updated: fp32 weights need none, until ZeRO divides it."""
+        if self._on_host:
+            return 0
+        masters = FP32 if self._half or self._zero.stage >= 1 else 0
+        updated = self.parameters if self._zero.stage == 0 else self._shard
+        return updated * (masters + moment_bytes(self._config))
+
+    @property
+    def bucket(self) -> int:
+        """Buffers in which gradients wait to be reduced, and weights that stage 3 has gathered."""
+        if self._zero.stage in (1, 2) and self._zero.contiguous_gradients:
+            two = self._zero.overlap_comm and self._stages == 1
+            return self._width * self._zero.reduce_bucket_size * (2 if two else 1)
+        if self._zero.stage == 3:
+            return self._stage_3_bucket + self._width * min(self.parameters, GATHERED)
+        return 0
+
+    @property
+    def before_backward(self) -> int:
+        """Gradients and buffers that are there when the last micro-batch's backward pass begins."""
+        if self._zero.stage == 3:
+            return self.gradients + self.bucket
+        if not self._accumulates:
+            return 0
+        return self.gradients + (self.bucket if self._zero.stage == 1 else 0)
+
+    @property
+    def in_backward(self) -> int:
+        """The same, once the first gradient has called for its bucket."""
+        there = self._zero.stage == 3 or (self._zero.stage == 1 and self._accumulates)
+        return self.before_backward + (0 if there else self.bucket) + self._flattened
+
+    @property
+    def after_backward(self) -> int:
+        """The same at its end. Stage 2 adds a second share of the gradients to the first."""
+        second = self.gradients if self._zero.stage == 2 and self._accumulates else 0
+        return self.gradients + self.bucket + self._flattened + second
+
+    @property
+    def reduction(self) -> int:
+        """Gradients and buffers while what is left is reduced."""
+        return self.gradients + self.reduction_buffers
+
+    @property
+    def reduction_buffers(self) -> int:
+        """Buffers while what is left is reduced, after the backward pass."""
+        if self._zero.stage == 0:
+            wire = FP32 if self._half and self._config.precision.fp32_allreduce else 0
+            return min(self.parameters, ENGINE_BUCKET) * (self._width + wire) if self._replicas > 1 else 0
+        return self.bucket * (2 if self._stages > 1 else 1) + self._flattened
+
+    @property
+    def update(self) -> int:
+        """Gradients and copies of them while the weights are updated."""
+        if self._on_host:
+            return self.gradients
+        if self._zero.stage == 0:
+            return FP32 * self.parameters
+        copies = self._shard * (self._width + (FP32 if self._half else 0))  # flat, and in fp32
+        if self._zero.stage == 3:
+            return self.gradients + max(copies, FP64 * self._largest // self._replicas)
+        # the norm of each gradient is taken in fp64
+        return self._width * self._touched + max(copies, FP64 * min(self._shard, self._largest))
+
+    @property
+    def _stage_3_bucket(self) -> int:
+        width = FP32 if self._config.precision.fp32_allreduce else self._width
+        return width * self._zero.reduce_bucket_size
+
+    @property
+    def _flattened(self) -> int:
+        """Stages 2 and 3 reduce during the backward pass, and copy a full bucket for it."""
+        waiting = min(self.parameters, self._zero.reduce_bucket_size)
+        return self._width * waiting if self._zero.stage >= 2 else 0
+
+
+def moment_bytes(config: Config) -> int:
+    """Bytes of the optimizer's moments of one weight."""
+    optimizer = config.optimization.optimizer
+    if optimizer.type == "SGD":
+        return FP32 if optimizer.params.momentum else 0
+    return 2 * FP32
+
+
+def _is_offloaded(offload: Offload | None) -> bool:
+    return offload is not None and offload.device != "none"

@@ -1,0 +1,167 @@
+"""The plan's memory: against arithmetic done by hand, and against what the model really keeps for its backward pass."""
+
+import pytest
+import torch
+from support.models import topology_of
+from torch.autograd.graph import saved_tensors_hooks
+
+from neox.config.memory import memory, stage_memory
+from neox.config.read import config_from_values
+from neox.config.sizes import parameter_counts, stage_parameters
+from neox.model.gpt import GPT
+from neox.model.loss import cross_entropy
+
+VOCAB = 512
+BASE = {
+    "num_layers": 4,
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 32,
+    "no_weight_tying": True,
+    "train_micro_batch_size_per_gpu": 2,
+    "gradient_accumulation_steps": 2,
+    "train_iters": 10,
+}
+
+
+def config_of(**keys):
+    return config_from_values({**BASE, **keys})
+
+
+def memory_of(**keys):
+    return memory(config_of(**keys), VOCAB)
+
+
+def zero(stage, **settings):
+    return {"stage": stage, "reduce_bucket_size": 1000, **settings}
+
+
+def test_the_state_follows_zero_and_precision():
+    parameters = parameter_counts(config_of().model, VOCAB).total
+    plain = memory_of(num_gpus=4)
+    assert (plain.weights, plain.gradients, plain.optimizer) == (4 * parameters, 4 * parameters, 8 * parameters)
+    half = [memory_of(num_gpus=4, bf16={}, zero_optimization=zero(stage)) for stage in range(4)]
+    shard = -(-parameters // 4)
+    assert [parts.weights for parts in half] == [2 * parameters] * 3 + [2 * shard]
+    assert [parts.optimizer for parts in half] == [12 * parameters] + [12 * shard] * 3
+    assert [parts.gradients for parts in half[:2]] == [2 * parameters] * 2
+    assert half[3].gradients == 2 * shard
+    # at stage 2 a process reduces all of each tensor that it updates a part of
+    assert 2 * shard <= half[2].gradients <= 2 * (shard + VOCAB * 64)
+    # in fp32 the weights are their own masters, until ZeRO divides them
+    assert memory_of(num_gpus=4, zero_optimization=zero(1)).optimizer == 12 * shard
+    assert memory_of(optimizer={"type": "SGD"}).optimizer == 0
+    assert memory_of(optimizer={"type": "SGD", "params": {"momentum": 0.9}}).optimizer == 4 * parameters
+
+
+def test_what_is_offloaded_is_not_on_the_gpu():
+    host = {"device": "cpu"}
+    second = memory_of(num_gpus=4, bf16={}, zero_optimization=zero(2, offload_optimizer=host))
+    assert (second.optimizer, second.gradients) == (0, 0)
+    assert second.weights == memory_of(num_gpus=4, bf16={}, zero_optimization=zero(2)).weights
+    third = memory_of(num_gpus=4, bf16={}, zero_optimization=zero(3, offload_optimizer=host, offload_param=host))
+    assert third.state == 0 < third.communication
+    kept = memory_of(num_gpus=4, bf16={}, zero_optimization=zero(2, offload_optimizer={"device": "none"}))
+    assert kept.optimizer > 0
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"gradient_accumulation_steps": 1},
+        {"bf16": {}, "num_gpus": 2},
+        {"checkpoint_activations": True, "checkpoint_num_layers": 2},
+        {"num_gpus": 2, "pipe_parallel_size": 2},
+        {"num_gpus": 4, "zero_optimization": zero(2), "gradient_accumulation_steps": 1},
+        {"num_gpus": 4, "zero_optimization": zero(3)},
+        {"num_gpus": 4, "zero_optimization": zero(2, offload_optimizer={"device": "cpu"})},
+        {"num_gpus": 2, "model_parallel_size": 2, "sequence_parallel": True},
+    ],
+)
+def test_the_parts_add_up(keys):
+    parts = memory_of(**keys)
+    assert parts.total == sum(parts.parts().values()) == parts.peak + parts.margin
+    assert parts.not_at_once <= 0 <= min(size for name, size in parts.parts().items() if name != "not_at_once")
+    assert parts.peak >= parts.weights + parts.optimizer
+
+
+def test_the_fullest_stage_counts():
+    config = config_of(num_gpus=2, pipe_parallel_size=2, gradient_accumulation_steps=8)
+    stages = [stage_memory(config, VOCAB, stage) for stage in range(2)]
+    assert memory(config, VOCAB) == max(stages, key=lambda stage: stage.total)
+    assert stages[0].weights == 4 * stage_parameters(config, VOCAB, 0)
+    # two micro-batches are under way on the first stage, one on the last
+    assert stages[0].logits == 0 < stages[1].logits
+    assert stages[0].activations > 1.5 * stages[1].activations
+
+
+def test_buckets_are_as_large_as_they_are_told():
+    small, large = (
+        memory_of(num_gpus=2, bf16={}, zero_optimization={"stage": 1, "reduce_bucket_size": size})
+        for size in (1000, 501_000)
+    )
+    assert large.communication - small.communication == 2 * 500_000
+    twice = memory_of(
+        num_gpus=2, bf16={}, zero_optimization={"stage": 1, "reduce_bucket_size": 1000, "overlap_comm": True}
+    )
+    assert twice.communication == 2 * small.communication
+
+
+def test_on_a_gpu_the_loss_works_on_more_at_a_time():
+    config = config_of()
+    assert memory(config, 50_257, on_gpu=True).logits > memory(config, 50_257, on_gpu=False).logits
+
+
+def kept_bytes(config) -> int:
+    """Bytes of the tensors, weights aside, that a forward pass of the real model and its loss keep."""
+    model = config.model
+    precision = {"fp32": torch.float32, "bf16": torch.bfloat16}[config.precision.precision]
+    gpt = GPT(model, vocab_size=VOCAB, topology=topology_of(), recompute=config.recompute, seed=1).to(precision)
+    weights = {weight.untyped_storage().data_ptr() for weight in gpt.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    tokens = torch.zeros(config.batch.train_micro_batch_size_per_gpu, model.seq_length, dtype=torch.int64)
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        logits = gpt(tokens)
+        loss = cross_entropy(logits, tokens, torch.ones(tokens.shape), vocab_size=VOCAB, topology=topology_of())
+    assert loss.requires_grad  # the graph is alive, and with it what was kept
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"train_micro_batch_size_per_gpu": 1},
+        {"pos_emb": "rotary", "gpt_j_residual": True},
+        {"activation": "swiglu", "ffn_hidden_size": 160},
+        {"bf16": {}, "pos_emb": "rotary"},
+        {"num_attention_heads": 1},
+        {"seq_length": 16, "ffn_hidden_size": 100},
+    ],
+    ids=str,
+)
+def test_a_block_keeps_what_the_plan_says(keys):
+    """Two models that differ by two blocks: what these keep, planned and real."""
+    shallow, deep = (config_of(**keys, num_layers=layers) for layers in (2, 4))
+    planned = memory(deep, VOCAB).activations - memory(shallow, VOCAB).activations
+    assert planned == pytest.approx(kept_bytes(deep) - kept_bytes(shallow), rel=0.03)
+
+
+def test_recomputation_keeps_the_inputs_of_its_groups():
+    def activations(**keys):
+        return memory_of(checkpoint_activations=True, **keys).activations
+
+    hidden = 4 * 2 * 32 * 64
+    assert activations(num_layers=8) - activations(num_layers=4) == 4 * hidden
+    # in groups of two there are half as many inputs, and twice as much to recompute
+    pair = {"checkpoint_num_layers": 2}
+    assert activations(num_layers=8, **pair) - activations(num_layers=4, **pair) == 2 * hidden
+    assert activations(num_layers=4) < activations(num_layers=4, **pair) < memory_of(num_layers=4).activations
