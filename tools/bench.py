@@ -2,6 +2,7 @@
 
     python tools/bench.py train                                  # the quickstart's model and 125M, fp32 and bf16
     python tools/bench.py train --shape 125M --precision bf16 --steps 20 --json
+    python tools/bench.py data --workers 1 2 4                   # preprocessing, 100 MB of the sample corpus
 
 Speed on a shared machine swings: the contestants take turns, medians are compared, and CPU-seconds stand beside them.
 """
@@ -12,6 +13,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -20,8 +22,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from neox.config.errors import ConfigError
 from neox.config.resolve import cuda_devices
+from neox.config.sections import TokenizerConfig
+from tools.benchmarks.data import DataBench, bench_data, print_data_result
 from tools.benchmarks.plain import PRECISIONS
-from tools.benchmarks.shapes import SHAPES
+from tools.benchmarks.shapes import SHAPES, cores
 from tools.benchmarks.train import TrainBench, bench_train, print_result
 
 # by device: what is measured where nothing is said
@@ -36,9 +40,21 @@ def main(arguments: list[str]) -> int:
     """Run the tool; the exit code."""
     options = _parser().parse_args(arguments)
     console = Console(stderr=options.json, soft_wrap=True)
-    if options.device == "cuda" and not cuda_devices():
-        console.print("--device cuda: this machine shows no CUDA device")
+    try:
+        result = options.run(options, console)
+    except ConfigError as error:
+        console.print(str(error), style="red", markup=False)
         return WRONG_INPUT
+    if options.json:
+        print(json.dumps(result))
+    else:
+        options.show(result, console)
+    return 0
+
+
+def _train(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    if options.device == "cuda" and not cuda_devices():
+        raise ConfigError("--device cuda: this machine shows no CUDA device")
     bench = TrainBench(
         device=options.device,
         shapes=tuple(options.shape or DEFAULT_SHAPES[options.device]),
@@ -50,16 +66,20 @@ def main(arguments: list[str]) -> int:
         seq_length=options.seq,
         micro_batch_size=options.micro_batch,
     )
-    try:
-        result = bench_train(bench, console)
-    except ConfigError as error:
-        console.print(str(error), style="red", markup=False)
-        return WRONG_INPUT
-    if options.json:
-        print(json.dumps(result))
-    else:
-        print_result(result, console)
-    return 0
+    return bench_train(bench, console)
+
+
+def _data(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    bench = DataBench(
+        inputs=tuple(options.input),
+        tokenizer=TokenizerConfig(
+            tokenizer_type=options.tokenizer_type, vocab_file=options.vocab_file, merge_file=options.merge_file
+        ),
+        megabytes=options.megabytes,
+        workers=tuple(options.workers),
+        rounds=options.rounds,
+    )
+    return bench_data(bench, console)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,6 +101,20 @@ def _parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="measure the plain loop under torch.compile too (by default on a GPU)",
     )
+    train.set_defaults(run=_train, show=print_result)
+
+    data = commands.add_parser("data", help="preprocessing against the peers' loops", allow_abbrev=False)
+    data.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    data.add_argument("--input", nargs="+", default=["data/shakespeare.jsonl"], metavar="PATH", help="corpora")
+    data.add_argument("--tokenizer-type", choices=("GPT2BPETokenizer", "HFTokenizer"), default="GPT2BPETokenizer")
+    data.add_argument(
+        "--vocab-file", default="data/gpt2-vocab.json", metavar="FILE", help="vocab.json or tokenizer.json"
+    )
+    data.add_argument("--merge-file", default="data/gpt2-merges.txt", metavar="FILE", help="merges of GPT2BPETokenizer")
+    data.add_argument("--megabytes", type=float, default=100.0, metavar="MB", help="text to encode (100)")
+    data.add_argument("--workers", type=_positive, nargs="+", default=[1, cores()], metavar="N", help="numbers to try")
+    data.add_argument("--rounds", type=_positive, default=3, metavar="N", help="turns of each contestant (3)")
+    data.set_defaults(run=_data, show=print_data_result)
     return parser
 
 
