@@ -158,6 +158,15 @@ def check_store(prefix: str | Path) -> StoreFacts:
     return StoreFacts(sequences, marks - 1, size // dtype.itemsize, dtype)
 
 
+def read_lengths(prefix: str | Path) -> Iterator[numpy.ndarray]:
+    """The lengths of a checked store's sequences, (some,) int32 in tokens, so many at a time."""
+    path = Path(f"{prefix}.idx")
+    sequences, _, _ = _read_header(path)
+    lengths, _, _ = _map_index(path, sequences)
+    for begin in range(0, sequences, CHECKED_AT_ONCE):
+        yield numpy.array(lengths[begin : begin + CHECKED_AT_ONCE])
+
+
 def _read_header(path: Path) -> tuple[int, int, numpy.dtype]:
     """Sequences, document marks and dtype of an index, checked against the size of the file."""
     with open(path, "rb") as index:
