@@ -130,7 +130,7 @@ def _utf8_size(text: str) -> int:
 
 def encoded(
     encoder: Encoder, batches: Iterable[Batch], workers: int, stack: ExitStack
-) -> Iterator[tuple[Batch | None, Encoded]]:
+) -> Iterator[tuple[Batch, Encoded]]:
     """Each batch and what came of it, in order; with several workers a few batches ahead, in other processes."""
     if workers == 1:
         for batch in batches:

@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,14 @@ import numpy
 from neox.config.errors import ConfigError
 from neox.config.sections import TokenizerConfig
 from neox.data.corpus import STANDARD_INPUT, corpus_name, find_corpora, open_corpus
-from neox.data.encode import Batch, Encoded, Encoder, Share, encoded, ftfy_function
+from neox.data.encode import Batch, Encoded, Encoder, encoded, ftfy_function
 from neox.data.files import write_durably
 from neox.data.manifest import manifest
 from neox.data.records import TextUnit, Unpacking, read_records
 from neox.data.shards import Shard
 from neox.data.sources import SourceHashes, check_unchanged, stamp
 from neox.data.store import StoreWriter
+from neox.data.tally import Tally
 from neox.data.workplace import Workplace
 from neox.tokenizer.tokenizer import Tokenizer, build_tokenizer
 from neox.tokenizer.vocabulary import file_hashes
@@ -38,7 +39,6 @@ from neox.tokenizer.vocabulary import file_hashes
 BATCH_BYTES = 1 << 20  # a tenth of a second of encoding, or more; a longer record is a batch of its own
 BATCH_RECORDS = 4_000
 SECONDS_BETWEEN_SAVES = 5.0
-SHOWN_COMPLAINTS = 10
 
 
 @dataclass(frozen=True)
@@ -70,48 +70,6 @@ class PreprocessJob:
     def key_prefix(self, key: str) -> str:
         """The prefix of the token files of one key."""
         return f"{self.prefix}_{key}_document"
-
-
-@dataclass
-class Tally:
-    """How far a job is, in counts; all that it needs to go on besides its files.
-
-    The next record is the one after `file_records` of the corpus number `file`; `records` counts them in all corpora.
-    `subsets` counts documents with text, tokens and UTF-8 bytes in each subset. `complaints` holds the first bad records.
-    """
-
-    file: int = 0
-    file_records: int = 0
-    position: int = 0
-    records: int = 0
-    subsets: dict[str, Share] = field(default_factory=dict)
-    empty_documents: int = 0
-    bad_records: int = 0
-    complaints: list[str] = field(default_factory=list)
-
-    @classmethod
-    def restored(cls, values: dict[str, Any]) -> Tally:
-        """The tally that `asdict` took apart."""
-        subsets = {name: Share(**share) for name, share in values["subsets"].items()}
-        return cls(**values | {"subsets": subsets})
-
-    def add(self, batch: Batch, result: Encoded) -> None:
-        """Count a batch in."""
-        self.file, self.file_records, self.position = batch.file, batch.file_records, batch.position
-        self.records += len(batch.records)
-        for name, share in result.subsets.items():
-            self.subsets.setdefault(name, Share()).add(share)
-        self.empty_documents += result.empty_documents
-        self.bad_records += len(result.complaints)
-        room = SHOWN_COMPLAINTS - len(self.complaints)
-        self.complaints += [f"{place}: {sentence}" for place, sentence in result.complaints[:room]]
-
-    def total(self) -> Share:
-        """The counts of all subsets together."""
-        total = Share()
-        for share in self.subsets.values():
-            total.add(share)
-        return total
 
 
 @dataclass(frozen=True)
@@ -185,7 +143,7 @@ class _Run:
         self.tally = Tally.restored(state["tally"]) if state else Tally()
         self.hashes: dict[str, str] = state.get("hashes", {})
         self.stores: list[dict[str, int]] = state.get("stores") or [{} for _ in job.jsonl_keys]
-        self.sizes = [stamp(path)[0] for path in paths]
+        self.bytes_before = list(accumulate((stamp(path)[0] for path in paths), initial=0))
         self.before = self.tally.total()  # what earlier processes did
         self.started = time.monotonic()
 
@@ -299,10 +257,9 @@ class _Run:
     def _progress(self) -> Progress:
         total = self.tally.total()
         text_bytes, tokens = sum(total.text_bytes), sum(total.tokens)
-        done_before = list(accumulate(self.sizes, initial=0))
         return Progress(
-            total_bytes=done_before[-1],
-            read_bytes=done_before[self.tally.file] + self.tally.position,
+            total_bytes=self.bytes_before[-1],
+            read_bytes=self.bytes_before[self.tally.file] + self.tally.position,
             documents=total.documents,
             tokens=tokens,
             text_bytes=text_bytes,
