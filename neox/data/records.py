@@ -116,7 +116,7 @@ def _unpack(source: str, name: str, file: BinaryIO, unpacking: Unpacking) -> Ite
 
 def _json_lines(source: str, file: BinaryIO) -> Iterator[Record]:
     for number, line in _lines(file):
-        if line.strip():
+        if not _is_blank(line):
             yield Record(source, number, "json", line)
 
 
@@ -126,13 +126,17 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
         yield number, line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
 
 
+def _is_blank(line: bytes) -> bool:
+    return not line or line.isspace()  # looks no further than it must
+
+
 def _whole_text(source: str, file: BinaryIO) -> Iterator[Record]:
     yield Record(source, None, "text", file.read().removeprefix(BYTE_ORDER_MARK))
 
 
 def _text_lines(source: str, file: BinaryIO) -> Iterator[Record]:
     for number, line in _lines(file):
-        if line.strip():
+        if not _is_blank(line):
             yield Record(source, number, "text", line.rstrip(b"\r\n"))
 
 
@@ -140,7 +144,7 @@ def _paragraphs(source: str, file: BinaryIO) -> Iterator[Record]:
     """What stands between blank lines, with the newline that ends it."""
     begin, gathered = 1, []
     for number, line in _lines(file):
-        if line.strip():
+        if not _is_blank(line):
             gathered.append(line)
             continue
         if gathered:
