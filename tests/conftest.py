@@ -25,5 +25,5 @@ def char_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             text = "".join(PROSE.format(number * line) for line in range(1, 6))
             tokens = numpy.array([*tokenizer.encode(text), tokenizer.eod], dtype=store.dtype)
             store.add(tokens, numpy.array([tokens.size]))
-        store.publish()
+        store.finish()
     return prefix

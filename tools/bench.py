@@ -3,6 +3,7 @@
     python tools/bench.py train                                  # the quickstart's model and 125M, fp32 and bf16
     python tools/bench.py train --shape 125M --precision bf16 --steps 20 --json
     python tools/bench.py memory                                 # what the plan says of memory against real runs
+    python tools/bench.py data --workers 1 2 4                   # preprocessing, 100 MB of the sample corpus
 
 Speed on a shared machine swings: the contestants take turns, medians are compared, and CPU-seconds stand beside them.
 """
@@ -12,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from neox.config.errors import ConfigError
 from neox.config.resolve import cuda_devices
+from neox.config.sections import TokenizerConfig
+from tools.benchmarks.data import DataBench, bench_data, print_data_result
 from tools.benchmarks.memory import CASES, bench_memory, print_memory
 from tools.benchmarks.plain import PRECISIONS
-from tools.benchmarks.shapes import SHAPES
+from tools.benchmarks.shapes import SHAPES, cores
 from tools.benchmarks.train import TrainBench, bench_train, print_result
 
 # by device: what is measured where nothing is said
@@ -34,33 +36,29 @@ DEFAULT_PRECISIONS = {"cpu": ("fp32", "bf16"), "cuda": ("bf16",)}
 DEFAULT_STAGES = {"cpu": (0, 1), "cuda": (0,)}
 ROUNDS = 8
 WRONG_INPUT = 2
-Measured = tuple[dict[str, Any], Callable[[dict[str, Any], Console], None]]  # the result, and what prints it
 
 
 def main(arguments: list[str]) -> int:
     """Run the tool; the exit code."""
     options = _parser().parse_args(arguments)
     console = Console(stderr=options.json, soft_wrap=True)
-    if options.device == "cuda" and not cuda_devices():
-        console.print("--device cuda: this machine shows no CUDA device")
-        return WRONG_INPUT
     try:
-        result, show = options.measure(options, console)
+        result = options.run(options, console)
     except ConfigError as error:
         console.print(str(error), style="red", markup=False)
         return WRONG_INPUT
     if options.json:
         print(json.dumps(result))
     else:
-        show(result, console)
+        options.show(result, console)
     return 0
 
 
-def _memory(options: argparse.Namespace, console: Console) -> Measured:
-    return bench_memory(options.run, options.device, console), print_memory
+def _memory(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    return bench_memory(options.runs, options.device, console)
 
 
-def _train(options: argparse.Namespace, console: Console) -> Measured:
+def _train(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     bench = TrainBench(
         device=options.device,
         shapes=tuple(options.shape or DEFAULT_SHAPES[options.device]),
@@ -72,7 +70,20 @@ def _train(options: argparse.Namespace, console: Console) -> Measured:
         seq_length=options.seq,
         micro_batch_size=options.micro_batch,
     )
-    return bench_train(bench, console), print_result
+    return bench_train(bench, console)
+
+
+def _data(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    bench = DataBench(
+        inputs=tuple(options.input),
+        tokenizer=TokenizerConfig(
+            tokenizer_type=options.tokenizer_type, vocab_file=options.vocab_file, merge_file=options.merge_file
+        ),
+        megabytes=options.megabytes,
+        workers=tuple(options.workers),
+        rounds=options.rounds,
+    )
+    return bench_data(bench, console)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -82,11 +93,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="WHAT")
     train = commands.add_parser("train", help="training steps against a plain PyTorch loop", allow_abbrev=False)
     memory = commands.add_parser("memory", help="the plan's memory against real runs", allow_abbrev=False)
-    for command, measure in ((train, _train), (memory, _memory)):
-        command.set_defaults(measure=measure)
+    for command in (train, memory):
         command.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
         command.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if cuda_devices() else "cpu")
-    memory.add_argument("--run", choices=CASES, nargs="+", default=list(CASES), help="runs to compare; all by default")
+    memory.set_defaults(run=_memory, show=print_memory)
+    memory.add_argument(
+        "--run", dest="runs", choices=CASES, nargs="+", default=list(CASES), help="runs to compare; all by default"
+    )
     train.add_argument("--shape", choices=SHAPES, nargs="+", help="models to measure")
     train.add_argument("--precision", choices=PRECISIONS, nargs="+", help="number formats to measure")
     train.add_argument("--zero", type=int, choices=(0, 1, 2, 3), nargs="+", help="ZeRO stages to measure")
@@ -98,6 +111,20 @@ def _parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="measure the plain loop under torch.compile too (by default on a GPU)",
     )
+    train.set_defaults(run=_train, show=print_result)
+
+    data = commands.add_parser("data", help="preprocessing against the peers' loops", allow_abbrev=False)
+    data.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    data.add_argument("--input", nargs="+", default=["data/shakespeare.jsonl"], metavar="PATH", help="corpora")
+    data.add_argument("--tokenizer-type", choices=("GPT2BPETokenizer", "HFTokenizer"), default="GPT2BPETokenizer")
+    data.add_argument(
+        "--vocab-file", default="data/gpt2-vocab.json", metavar="FILE", help="vocab.json or tokenizer.json"
+    )
+    data.add_argument("--merge-file", default="data/gpt2-merges.txt", metavar="FILE", help="merges of GPT2BPETokenizer")
+    data.add_argument("--megabytes", type=float, default=100.0, metavar="MB", help="text to encode (100)")
+    data.add_argument("--workers", type=_positive, nargs="+", default=[1, cores()], metavar="N", help="numbers to try")
+    data.add_argument("--rounds", type=_positive, default=3, metavar="N", help="turns of each contestant (3)")
+    data.set_defaults(run=_data, show=print_data_result)
     return parser
 
 

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from neox.config.errors import ConfigError
 from neox.config.sections import TokenizerConfig
-from neox.data.files import flush_folder, flush_to_disk
+from neox.data.files import write_durably
 from neox.data.preprocess import PreprocessJob, preprocess
 from neox.data.progress import summary
 from neox.data.store import check_store
@@ -150,12 +150,7 @@ def verified(content: bytes, sha256: str, name: str) -> bytes:
 
 def publish(path: Path, content: bytes) -> None:
     """Write a file so that it has its name only when it is whole."""
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
-        file.write(content)
-        flush_to_disk(file)
-    os.replace(partial, path)
-    flush_folder(path.parent)
+    write_durably(path, content)
     say(f"{path} written")
 
 

@@ -3,14 +3,16 @@
     python tools/preprocess_data.py --input data/corpus.jsonl.zst --output-prefix data/corpus \\
         --tokenizer-type GPT2BPETokenizer --vocab-file data/gpt2-vocab.json --merge-file data/gpt2-merges.txt --append-eod
 
-writes data/corpus_text_document.bin and .idx, which appear under these names only when they are complete.
-Exit codes: 0 done, 1 the run failed, 2 the input is wrong and nothing was written.
+writes data/corpus_text_document.bin, .idx and .json (the manifest), which appear under these names only when they are complete.
+Until then all is in data/corpus.partial, from where the same command goes on if it was stopped.
+Exit codes: 0 done, 1 the run failed, 2 the input is wrong and nothing was written, 75 stopped by a signal.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -23,10 +25,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from neox.config.errors import ConfigError
 from neox.config.sections import TokenizerConfig
-from neox.data.corpus import READERS
 from neox.data.preprocess import PreprocessJob, preprocess
 from neox.data.progress import shown, summary
+from neox.data.records import KNOWN_SUFFIXES, TextUnit
+from neox.data.shards import Shard
 
+AGAIN = "What was done is kept: start the same command again to go on."
 TOKENIZER_TYPES = get_args(TokenizerConfig.model_fields["tokenizer_type"].annotation)
 
 
@@ -34,6 +38,7 @@ def main(arguments: list[str]) -> int:
     """Run the tool; the exit code."""
     job = parse(arguments)
     console = Console(soft_wrap=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's way to say Ctrl-C
     try:
         with shown(console) as report:
             result = preprocess(job, report)
@@ -41,24 +46,32 @@ def main(arguments: list[str]) -> int:
         print(*(f"error: {complaint}" for complaint in error.complaints), sep="\n", file=sys.stderr)
         return 2
     except BrokenProcessPool:
-        print("error: a worker process was killed (out of memory?): try fewer --workers", file=sys.stderr)
+        print(f"error: a worker process was killed (out of memory?): try fewer --workers. {AGAIN}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"error: {error}: nothing was written under its name", file=sys.stderr)
+        print(f"error: {error}: nothing was written under its name. {AGAIN}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped: nothing was written under its name", file=sys.stderr)
-        return 1
+        print(f"stopped: nothing was written under its name. {AGAIN}", file=sys.stderr)
+        return 75
     print(*summary(result), sep="\n")
     return 0
 
 
 def parse(arguments: list[str]) -> PreprocessJob:
     """The job that the command line asks for; argparse exits with 2 where it does not make sense."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     add = parser.add_argument
-    add("--input", nargs="+", required=True, metavar="PATH", help=f"files to read, in order: {', '.join(READERS)}")
-    add("--output-prefix", required=True, metavar="PREFIX", help="files are PREFIX_<key>_document.bin and .idx")
+    add(
+        "--input",
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help=f"files, folders and patterns to read, in order, or - for JSON lines on standard input: {KNOWN_SUFFIXES}",
+    )
+    add("--output-prefix", required=True, metavar="PREFIX", help="files are PREFIX_<key>_document.bin, .idx and .json")
     add(
         "--jsonl-keys",
         nargs="+",
@@ -66,14 +79,23 @@ def parse(arguments: list[str]) -> PreprocessJob:
         metavar="KEY",
         help="keys of the text, each with its own files (text)",
     )
+    add("--text-unit", choices=get_args(TextUnit), default="file", help="what of a .txt is one document (file)")
     add("--tokenizer-type", required=True, choices=TOKENIZER_TYPES, help="kind of tokenizer")
     add("--vocab-file", metavar="FILE", help="vocab.json, tokenizer.json, a .model file or the name of an encoding")
     add("--merge-file", metavar="FILE", help="merges of GPT2BPETokenizer")
     add("--append-eod", action="store_true", help="end every document with the end-of-document token")
     add("--ftfy", action="store_true", help="mend wrongly decoded text first")
     add("--workers", type=_positive, default=_cores(), metavar="N", help="processes that encode (one for each core)")
-    add("--num-docs", type=_positive, metavar="N", help="stop after so many documents")
+    add("--num-docs", type=_positive, metavar="N", help="stop after so many records")
+    add(
+        "--shard",
+        type=Shard.parse,
+        default=Shard(),
+        metavar="I/N",
+        help="do part I of N of the files, into PREFIX_0000I-of-0000N_...; tools/merge_datasets.py joins them",
+    )
     add("--on-error", choices=("stop", "skip"), default="stop", help="at a record that cannot be read (stop)")
+    add("--overwrite", action="store_true", help="start over where another job was stopped")
     given = parser.parse_args(arguments)
     return PreprocessJob(
         inputs=given.input,
@@ -82,11 +104,14 @@ def parse(arguments: list[str]) -> PreprocessJob:
             tokenizer_type=given.tokenizer_type, vocab_file=given.vocab_file, merge_file=given.merge_file
         ),
         jsonl_keys=tuple(given.jsonl_keys),
+        text_unit=given.text_unit,
         append_eod=given.append_eod,
         ftfy=given.ftfy,
-        workers=given.workers,
         num_docs=given.num_docs,
+        shard=given.shard,
+        workers=given.workers,
         skip_bad_records=given.on_error == "skip",
+        overwrite=given.overwrite,
     )
 
 

@@ -1,35 +1,31 @@
-"""Read raw corpora as a stream of documents. Knows nothing about tokens; never holds more than one document and one block.
-
-Every reader takes a path and yields `(line, position, record)`: where the record begins (None where a file is one record), how many
-bytes of the file on disk are done, and the record's raw bytes. What a record means is the table's second column.
-"""
+"""Read corpora as a stream of documents, and find them by name. Knows nothing about tokens."""
 
 from __future__ import annotations
 
+import glob
+import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import orjson
-import zstandard
 
 from neox.config.errors import ConfigError
+from neox.data.records import KNOWN_SUFFIXES, Record, Unpacking, is_known, read_records
 
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-BLOCK = 1 << 16  # compressed bytes read at a time; a block of zstd can expand a thousandfold and more
+STANDARD_INPUT = Path("-")
+PLAIN = Unpacking()
 
 
 @dataclass(frozen=True)
 class Document:
-    """The texts of one document, one for each key asked for, and where it stands: `file` or `file:line`.
-
-    `position` counts the bytes on disk that are done in the file it came from, for a progress bar.
-    """
+    """The texts of one document, one for each key asked for, and the subset it belongs to (`meta.pile_set_name`, or "")."""
 
     texts: tuple[str, ...]
-    source: Path
+    subset: str
     place: str
-    position: int
 
 
 class RecordError(ValueError):
@@ -44,158 +40,126 @@ def raise_complaint(place: str, sentence: str) -> None:
     raise ConfigError(f"{place}: {sentence}")
 
 
-def documents(
-    path: Path, keys: tuple[str, ...] = ("text",), complain: Complain = raise_complaint
-) -> Iterator[Document]:
+def documents(path: Path, unpacking: Unpacking = PLAIN, complain: Complain = raise_complaint) -> Iterator[Document]:
     """The documents of a file in their order.
 
     For a record that cannot be used, or a file that breaks off, `complain(place, sentence)` is called: it raises, or it returns
     and reading goes on with what follows.
     """
-    read, parse = READERS[corpus_suffix(path)]
-    try:
-        for line, position, record in read(path):
-            place = str(path) if line is None else f"{path}:{line}"
+    with open_corpus(path) as file:
+        for record in read_records(corpus_name(path), file, unpacking):
             try:
-                texts = parse(record, keys)
+                document = parse(record, unpacking.keys)
             except RecordError as error:
-                complain(place, str(error))
+                complain(record.place, str(error))
             else:
-                yield Document(texts, path, place, position)
-    except _BrokenFile as error:
-        complain(f"{path}:{error.line}", str(error))
+                yield document
 
 
-def corpus_suffix(path: Path) -> str:
-    """The suffix that says how to read a file; ConfigError that lists the known ones where it is not among them."""
-    # the longest first, so that .jsonl.zst is not taken for .zst
-    for suffix in sorted(READERS, key=len, reverse=True):
-        if path.name.endswith(suffix):
-            return suffix
-    raise ConfigError(f"{path}: its suffix is not one of {', '.join(READERS)}")
+def open_corpus(path: Path) -> AbstractContextManager[BinaryIO]:
+    """The bytes of a corpus; ConfigError where it cannot be opened."""
+    if path == STANDARD_INPUT:
+        return nullcontext(sys.stdin.buffer)
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise ConfigError(f"{path}: it cannot be read ({error.strerror})") from error
 
 
-def find_corpora(names: Iterable[str]) -> list[Path]:
-    """The files that the user named, each one checked to be there and to have a known suffix; a name may be a comma-separated
-    list, as in gpt-neox. Every complaint is raised together."""
-    paths, complaints = [], []
+def corpus_name(path: Path) -> str:
+    """The name by which a corpus is read and shown; standard input holds JSON lines."""
+    return "stdin.jsonl" if path == STANDARD_INPUT else str(path)
+
+
+@dataclass(frozen=True)
+class Corpora:
+    """The files to read, in order, and those of the folders that no reader takes."""
+
+    paths: list[Path] = field(default_factory=list)
+    left_out: list[Path] = field(default_factory=list)
+
+
+def find_corpora(names: Iterable[str]) -> Corpora:
+    """The files that the user named, each one there and with a known suffix: files, folders (all in them, sorted), patterns with
+    `*`, `-` for standard input; a name may be a comma-separated list, as in gpt-neox. Every complaint is raised together."""
+    found, complaints = Corpora(), []
     for name in names:
         for part in [name] if Path(name).exists() else name.split(","):
-            path = Path(part)
             try:
-                corpus_suffix(path)
+                paths = _matching(part)
+                for path in paths:
+                    if path.is_dir():
+                        _take_folder(path, found)
+                    elif path == STANDARD_INPUT or is_known(path.name):
+                        found.paths.append(path)
+                    else:
+                        raise ConfigError(f"{path}: its suffix is not one of {KNOWN_SUFFIXES}")
             except ConfigError as error:
                 complaints.extend(error.complaints)
-            else:
-                if path.is_file():
-                    paths.append(path)
-                else:
-                    complaints.append(f"{path}: there is no such file")
     if complaints:
         raise ConfigError(complaints)
-    return paths
+    return found
 
 
-class _BrokenFile(Exception):
-    """Nothing more can be read from a file, after `line`."""
-
-    def __init__(self, line: int, sentence: str):
-        super().__init__(sentence)
-        self.line = line
-
-
-def _plain_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
-    position = 0
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            position += len(line)
-            yield from _record(number, position, line)
+def _matching(name: str) -> list[Path]:
+    path = Path(name)
+    if name == "-" or path.exists():
+        return [path]
+    if not glob.has_magic(name):
+        raise ConfigError(f"{name}: there is no such file")
+    matches = sorted(glob.glob(name, recursive=True))
+    if not matches:
+        raise ConfigError(f"{name}: no file matches it")
+    return [Path(match) for match in matches]
 
 
-def _zstd_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
-    number, pending = 1, []  # pieces of a line that has not ended
-    with open(path, "rb") as file:
-        blocks = _zstd_blocks(file)
-        while True:
-            try:
-                block = next(blocks, None)
-            except (zstandard.ZstdError, EOFError) as error:
-                raise _BrokenFile(number, f"the zstd stream is damaged or cut off ({error})") from error
-            if block is None:
-                break
-            *ended, rest = block.split(b"\n")
-            for piece in ended:
-                line = b"".join([*pending, piece])
-                pending.clear()
-                yield from _record(number, file.tell(), line)
-                number += 1
-            pending.append(rest)
-        yield from _record(number, file.tell(), b"".join(pending))
+def _take_folder(folder: Path, found: Corpora) -> None:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    known = [path for path in files if is_known(path.name)]
+    if not known:
+        raise ConfigError(f"{folder}: no file in it has a suffix of {KNOWN_SUFFIXES}")
+    found.paths.extend(known)
+    found.left_out.extend(path for path in files if not is_known(path.name))
 
 
-def _zstd_blocks(file) -> Iterator[bytes]:
-    """The decompressed blocks of a file of one or more zstd frames; EOFError where the last one is cut off."""
-    frame = None
-    while compressed := file.read(BLOCK):
-        while compressed:
-            if frame is None:
-                # the Pile's archives have long windows, which the default limit refuses
-                frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
-            yield frame.decompress(compressed)
-            compressed = frame.unused_data if frame.eof else b""
-            if frame.eof:
-                frame = None
-    if frame is not None:
-        raise EOFError("the file ends within a frame")
-
-
-def _record(number: int, position: int, line: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """The record of a line, without the file's byte order mark; a blank line is none."""
-    if number == 1:
-        line = line.removeprefix(BYTE_ORDER_MARK)
-    if line.strip():
-        yield number, position, line
-
-
-def _whole_file(path: Path) -> Iterator[tuple[None, int, bytes]]:
-    content = path.read_bytes()
-    yield None, len(content), content.removeprefix(BYTE_ORDER_MARK)
-
-
-def _parse_json(record: bytes, keys: tuple[str, ...]) -> tuple[str, ...]:
-    """The texts under the keys of a JSON object."""
-    try:
-        value = orjson.loads(record)
-    except orjson.JSONDecodeError as error:
-        _decode(record)  # names the byte where the trouble is the encoding
-        raise RecordError(f"it is not JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise RecordError("it is not a JSON object")
+def parse(record: Record, keys: tuple[str, ...]) -> Document:
+    """The document that a record is; RecordError where it is none."""
+    if record.kind == "fault":
+        raise RecordError(record.content.decode())
+    if record.kind == "text":
+        for key in keys:
+            if key != "text":
+                raise RecordError(f"there is no key {key!r} in a plain text, only 'text'")
+        return Document((_decode(record.content).replace("\r\n", "\n"),) * len(keys), "", record.place)
+    value = _parse_json(record.content)
     for key in keys:
         if key not in value:
             raise RecordError(f"there is no key {key!r}, only {', '.join(map(repr, value)) or 'an empty object'}")
         if not isinstance(value[key], str):
             raise RecordError(f"the value of {key!r} is not a text")
-    return tuple(value[key] for key in keys)
+    return Document(tuple(value[key] for key in keys), _subset(value), record.place)
 
 
-def _parse_text(record: bytes, keys: tuple[str, ...]) -> tuple[str, ...]:
-    """The text of a file, its line ends made newlines; it stands under the key `text`."""
-    for key in keys:
-        if key != "text":
-            raise RecordError(f"there is no key {key!r} in a plain text, only 'text'")
-    return (_decode(record).replace("\r\n", "\n"),) * len(keys)
-
-
-def _decode(record: bytes) -> str:
+def _parse_json(content: bytes) -> dict:
     try:
-        return record.decode()
+        value = orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        _decode(content)  # names the byte where the trouble is the encoding
+        raise RecordError(f"it is not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise RecordError("it is not a JSON object")
+    return value
+
+
+def _subset(value: dict) -> str:
+    """What the Pile calls the part that a document comes from."""
+    meta = value.get("meta")
+    name = meta.get("pile_set_name") if isinstance(meta, dict) else None
+    return name if isinstance(name, str) else ""
+
+
+def _decode(content: bytes) -> str:
+    try:
+        return content.decode()
     except UnicodeDecodeError as error:
         raise RecordError(f"it is not UTF-8 (byte {error.start + 1})") from error
-
-
-READERS = {
-    ".jsonl": (_plain_lines, _parse_json),
-    ".jsonl.zst": (_zstd_lines, _parse_json),
-    ".txt": (_whole_file, _parse_text),
-}

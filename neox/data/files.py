@@ -39,6 +39,39 @@ def locked(path: Path) -> Iterator[bool]:
         yield lock(file, wait=True)
 
 
+def open_alone(path: Path) -> BinaryIO:
+    """Open a lock file in a folder that may go with its last user, and hold it until it is closed.
+
+    Makes the folder. Raises BlockingIOError where another process holds the file.
+    """
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = open(path, "ab")  # noqa: SIM115 (the caller closes it)
+        except FileNotFoundError:  # a run that just ended removed the folder between our two steps
+            continue
+        try:
+            lock(file, wait=False)
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        except FileNotFoundError:  # and here between open and lock
+            pass
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a small file so that its name stands for the old content or the new, whole, whatever happens."""
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "wb") as file:
+        file.write(content)
+        flush_to_disk(file)
+    os.replace(partial, path)
+    flush_folder(path.parent)
+
+
 def flush_to_disk(file: BinaryIO) -> None:
     """Return once the bytes written so far would survive a power cut."""
     file.flush()

@@ -1,66 +1,83 @@
-"""Turn raw corpora into token files: read, encode in worker processes, write in order. Knows nothing about training.
+"""Turn raw corpora into token files. Knows nothing about training.
 
-    documents -> batches of text -> workers -> arrays of tokens -> one pair of token files for each key
+    records -> batches -> workers -> arrays of tokens -> one pair of token files and a manifest for each key
 
-Order is that of the input whatever the number of workers, and only a few batches are in memory at a time.
+Order is that of the input whatever the number of workers, and only a few batches are in memory at a time. Everything is made in a
+workplace beside the output; every few seconds it is brought to the disk with a note of how far it is, from where the same job goes
+on if it was stopped.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
+import hashlib
+import json
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass
 from itertools import accumulate, islice
-from multiprocessing.connection import wait
 from pathlib import Path
+from typing import Any
 
 import numpy
 
 from neox.config.errors import ConfigError
 from neox.config.sections import TokenizerConfig
-from neox.data.corpus import Document, documents, find_corpora
-from neox.data.store import StoreWriter, token_dtype
-from neox.tokenizer.tokenizer import build_tokenizer
+from neox.data.corpus import STANDARD_INPUT, corpus_name, find_corpora, open_corpus
+from neox.data.encode import Batch, Encoded, Encoder, encoded, ftfy_function
+from neox.data.files import write_durably
+from neox.data.manifest import manifest
+from neox.data.records import TextUnit, Unpacking, read_records
+from neox.data.shards import Shard
+from neox.data.sources import SourceHashes, check_unchanged, stamp
+from neox.data.store import StoreWriter
+from neox.data.tally import Tally
+from neox.data.workplace import Workplace
+from neox.tokenizer.tokenizer import Tokenizer, build_tokenizer
+from neox.tokenizer.vocabulary import file_hashes
 
-BATCH_CHARACTERS = 1 << 18  # a few tenths of a second of encoding; a longer document is a batch of its own
-BATCH_DOCUMENTS = 1_000
-BATCHES_PER_WORKER = 3  # in flight: one being encoded, two waiting
-SHOWN_COMPLAINTS = 10
+BATCH_BYTES = 1 << 20  # a tenth of a second of encoding, or more; a longer record is a batch of its own
+BATCH_RECORDS = 4_000
+SECONDS_BETWEEN_SAVES = 5.0
 
 
 @dataclass(frozen=True)
 class PreprocessJob:
     """What to read, how to encode it, and where to write it.
 
-    `inputs` are the names of files; `num_docs` stops after so many documents; `skip_bad_records` counts what cannot be read
-    instead of stopping at it.
+    `inputs` are names for `find_corpora`; `num_docs` stops after so many records; `skip_bad_records` counts what cannot be read
+    instead of stopping at it; `overwrite` drops what another job left unfinished under the same output.
     """
 
     inputs: list[str]
     output_prefix: str
     tokenizer: TokenizerConfig
     jsonl_keys: tuple[str, ...] = ("text",)
+    text_unit: TextUnit = "file"
     append_eod: bool = False
     ftfy: bool = False
-    workers: int = 1
     num_docs: int | None = None
+    shard: Shard = Shard()
+    workers: int = 1
     skip_bad_records: bool = False
+    overwrite: bool = False
 
-    def prefix(self, key: str) -> str:
+    @property
+    def prefix(self) -> str:
+        """The prefix of all files that it writes."""
+        return f"{self.output_prefix}{self.shard.suffix}"
+
+    def key_prefix(self, key: str) -> str:
         """The prefix of the token files of one key."""
-        return f"{self.output_prefix}_{key}_document"
+        return f"{self.prefix}_{key}_document"
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a job is. `read_bytes` of `total_bytes` on disk are done; `text_bytes` is the text that was encoded, as UTF-8."""
+    """How far a job is. `read_bytes` of `total_bytes` on disk are done; `text_bytes` is the text that was encoded, as UTF-8.
+
+    Of these, `session_text_bytes` and `session_tokens` were done in the `seconds` since this process began.
+    """
 
     total_bytes: int
     read_bytes: int = 0
@@ -68,215 +85,232 @@ class Progress:
     tokens: int = 0
     text_bytes: int = 0
     seconds: float = 0.0
+    session_text_bytes: int = 0
+    session_tokens: int = 0
 
 
 @dataclass(frozen=True)
 class PreprocessResult:
-    """What a job wrote and what it left out. `complaints` holds the first bad records, `bad_records` counts them all."""
+    """What a job wrote and what it left out. `left_out` are files of folders that no reader takes."""
 
     prefixes: list[str]
     dtype: numpy.dtype
     progress: Progress
-    empty_documents: int
-    bad_records: int
-    complaints: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Documents on their way to a worker: the texts of each key, and how far the reading was."""
-
-    texts: list[list[str]]  # [key][document]
-    read_bytes: int
-
-
-@dataclass(frozen=True)
-class _Encoded:
-    """A batch on its way back: for each key the tokens of all documents, one after another, and the length of each."""
-
-    tokens: list[numpy.ndarray]
-    lengths: list[numpy.ndarray]
-    empty_documents: int
-    text_bytes: int
-
-
-class _Encoder:
-    """What a worker does with a batch. Built once in each process."""
-
-    def __init__(self, job: PreprocessJob):
-        self.tokenizer = build_tokenizer(job.tokenizer)
-        self.dtype = token_dtype(self.tokenizer.vocab_size)
-        self.eod = numpy.array([self.tokenizer.eod] if job.append_eod else [], dtype=self.dtype)
-        self.fix_text = _ftfy() if job.ftfy else None
-
-    def __call__(self, batch: _Batch) -> _Encoded:
-        texts = batch.texts
-        if self.fix_text:
-            texts = [[self.fix_text(text) for text in column] for column in texts]
-        ids = [self.tokenizer.encode_batch(column) for column in texts]
-        # a document is empty where no key has a token; where one has, every key gets its sequence, so that the files of
-        # several keys stay parallel
-        kept = [index for index in range(len(texts[0])) if any(column[index].size for column in ids)]
-        tokens, lengths = [], []
-        for column in ids:
-            parts = [part for index in kept for part in (column[index], self.eod)]
-            tokens.append(numpy.concatenate([self.eod[:0], *parts], dtype=self.dtype, casting="unsafe"))
-            lengths.append(numpy.array([column[index].size + self.eod.size for index in kept], dtype=numpy.int32))
-        text_bytes = sum(len(text.encode()) for column in texts for text in column)
-        return _Encoded(tokens, lengths, len(texts[0]) - len(kept), text_bytes)
+    tally: Tally
+    left_out: list[Path]
 
 
 def preprocess(job: PreprocessJob, report: Callable[[Progress], None] = lambda _: None) -> PreprocessResult:
-    """Run a job: `<output_prefix>_<key>_document.bin` and `.idx` of each key appear at its end, whole, or not at all.
+    """Run a job: `<prefix>_<key>_document.bin`, `.idx` and `.json` of each key appear at its end, whole, or not at all.
 
-    `report` is called after every batch. Raises ConfigError for whatever the user can mend: an input that is missing or cannot be
-    read, a tokenizer's file, an output that cannot be written, no document at all.
+    A job that was stopped goes on where it was. `report` is called after every batch. Raises ConfigError for whatever the user can
+    mend: an input that is missing or cannot be read, a tokenizer's file, an output that cannot be written, no document at all.
     """
-    paths = find_corpora(job.inputs)
+    found = find_corpora(job.inputs)
+    paths = job.shard.of(found.paths, [stamp(path)[0] for path in found.paths])
+    stamps = [stamp(path) for path in paths]
     _check_keys(job.jsonl_keys)
     tokenizer = build_tokenizer(job.tokenizer)  # before a worker starts: its complaint comes at once, and only once
+    tokenizer.encode_batch([""])  # finds its fast way here, and not again in each worker
     if job.append_eod and tokenizer.eod is None:
         raise ConfigError(f"append_eod: the vocabulary of {job.tokenizer.vocab_file} has no token that ends a document")
     if job.ftfy:
-        _ftfy()
-    complaints = _Complaints(job.skip_bad_records)
-    corpus = (document for path in paths for document in documents(path, job.jsonl_keys, complaints))
-    batches = _batches(islice(corpus, job.num_docs), paths, len(job.jsonl_keys))
+        ftfy_function()
 
-    prefixes = [job.prefix(key) for key in job.jsonl_keys]
-    dtype = token_dtype(tokenizer.vocab_size)
-    progress = Progress(total_bytes=sum(path.stat().st_size for path in paths))
-    started, empty = time.monotonic(), 0
-    with ExitStack() as stack:
-        writers = [stack.enter_context(_open_store(prefix, dtype)) for prefix in prefixes]
-        for read_bytes, encoded in _encode(job, batches, stack):
-            for writer, tokens, lengths in zip(writers, encoded.tokens, encoded.lengths, strict=True):
-                writer.add(tokens, lengths)
-            empty += encoded.empty_documents
-            progress = replace(
-                progress,
-                read_bytes=read_bytes,
-                documents=len(writers[0].lengths),
-                tokens=sum(writer.tokens for writer in writers),
-                text_bytes=progress.text_bytes + encoded.text_bytes,
-                seconds=time.monotonic() - started,
+    with Workplace(job.prefix, _identity(job, paths, stamps), job.overwrite) as workplace:
+        run = _Run(job, paths, tokenizer, workplace)
+        progress = run.encode(report)
+        if not run.is_complete():
+            check_unchanged(paths, stamps)
+            run.complete(stamps)
+        names = [
+            Path(job.key_prefix(key)).name + suffix for key in job.jsonl_keys for suffix in (".bin", ".json", ".idx")
+        ]
+        workplace.publish(names)
+    prefixes = [job.key_prefix(key) for key in job.jsonl_keys]
+    return PreprocessResult(prefixes, run.encoder.dtype, progress, run.tally, found.left_out)
+
+
+class _Run:
+    """A job at work in its workplace."""
+
+    def __init__(self, job: PreprocessJob, paths: list[Path], tokenizer: Tokenizer, workplace: Workplace):
+        self.job = job
+        self.paths = paths
+        self.workplace = workplace
+        self.encoder = Encoder(tokenizer, job.jsonl_keys, job.append_eod, job.ftfy)
+        state = workplace.state or {}
+        self.tally = Tally.restored(state["tally"]) if state else Tally()
+        self.hashes: dict[str, str] = state.get("hashes", {})
+        self.stores: list[dict[str, int]] = state.get("stores") or [{} for _ in job.jsonl_keys]
+        self.bytes_before = list(accumulate((stamp(path)[0] for path in paths), initial=0))
+        self.before = self.tally.total()  # what earlier processes did
+        self.started = time.monotonic()
+
+    def is_complete(self) -> bool:
+        """Whether nothing is left but to give the files their names."""
+        return bool(self.workplace.state and self.workplace.state["complete"])
+
+    def encode(self, report: Callable[[Progress], None]) -> Progress:
+        """Encode all that is left into the partial files."""
+        if self.is_complete():
+            return self._progress()
+        with ExitStack() as stack:
+            writers = [stack.enter_context(writer) for writer in self._writers()]
+            hashes = stack.enter_context(SourceHashes(self.paths, self.hashes))
+            # the files and the tally change one after another: what is saved when the job is stopped is the note taken after both
+            noted, saved = self._note(writers), time.monotonic()
+            try:
+                for batch, result in encoded(self.encoder, self._batches(), self.job.workers, stack):
+                    self._check(result)
+                    for writer, tokens, lengths in zip(writers, result.tokens, result.lengths, strict=True):
+                        writer.add(tokens, lengths)
+                    self.tally.add(batch, result)
+                    noted = self._note(writers)
+                    if time.monotonic() - saved >= SECONDS_BETWEEN_SAVES:
+                        self._save(writers, noted, hashes.found())
+                        saved = time.monotonic()
+                    report(self._progress())
+                if not any(writer.tokens for writer in writers):
+                    names = ", ".join(map(str, self.paths))
+                    raise ConfigError([*self.tally.complaints, f"no document with text in {names}: nothing is written"])
+                self.hashes = hashes.all()
+            except BaseException:
+                if noted["tally"]["records"] and any(store["tokens"] for store in noted["stores"]):
+                    with suppress(OSError):  # a full disk: the note before this one holds
+                        self._save(writers, noted, hashes.found())
+                raise
+            self.stores = noted["stores"]
+            self._save(writers, noted, self.hashes)
+        return self._progress()
+
+    def complete(self, stamps: list[list[int]]) -> None:
+        """Make the files whole in the workplace: the index and the manifest of each key."""
+        for column, key in enumerate(self.job.jsonl_keys):
+            prefix = self.workplace.folder / Path(self.job.key_prefix(key)).name
+            with StoreWriter(prefix, self.encoder.dtype, **self.stores[column]) as writer:
+                files = writer.finish()
+            content = manifest(
+                key=key,
+                sources=[
+                    {"path": str(path), "bytes": size, "sha256": self.hashes.get(str(path))}
+                    for path, (size, _) in zip(self.paths, stamps)
+                ],
+                tokenizer=_tokenizer_facts(self.job.tokenizer, self.encoder.tokenizer),
+                append_eod=self.job.append_eod,
+                dtype=self.encoder.dtype,
+                subsets={
+                    name: {
+                        "documents": share.documents,
+                        "text_bytes": share.text_bytes[column],
+                        "tokens": share.tokens[column],
+                    }
+                    for name, share in sorted(self.tally.subsets.items())
+                },
+                left_out={"empty_documents": self.tally.empty_documents, "bad_records": self.tally.bad_records},
+                files=files,
             )
-            report(progress)
-        if progress.tokens == 0:
-            raise ConfigError(
-                [*complaints.shown, f"no document with text in {', '.join(map(str, paths))}: nothing is written"]
-            )
-        for writer in writers:
-            writer.publish()
-    return PreprocessResult(prefixes, dtype, progress, empty, complaints.count, complaints.shown)
+            write_durably(Path(f"{prefix}.json"), content)
+        self._keep({"complete": True, "stores": self.stores, "tally": asdict(self.tally)})
 
+    def _writers(self) -> Iterator[StoreWriter]:
+        for key, store in zip(self.job.jsonl_keys, self.stores, strict=True):
+            yield StoreWriter(self.workplace.folder / Path(self.job.key_prefix(key)).name, self.encoder.dtype, **store)
 
-class _Complaints:
-    """Takes the bad records: stops at the first, or counts them and keeps the first few."""
+    def _batches(self) -> Iterator[Batch]:
+        """The records that are left, gathered into batches of about BATCH_BYTES."""
+        unpacking = Unpacking(self.job.jsonl_keys, self.job.text_unit)
+        left = None if self.job.num_docs is None else self.job.num_docs - self.tally.records
+        first, done = self.tally.file, self.tally.file_records
+        for number in range(first, len(self.paths)):
+            with open_corpus(self.paths[number]) as file:
+                count = done if number == first else 0
+                records = islice(read_records(corpus_name(self.paths[number]), file, unpacking), count, None)
+                for gathered in _gathered(records):
+                    gathered = gathered[:left]
+                    if not gathered:
+                        return
+                    count += len(gathered)
+                    left = None if left is None else left - len(gathered)
+                    yield Batch(gathered, number, count, _position(file))
 
-    def __init__(self, skip: bool):
-        self.skip = skip
-        self.count = 0
-        self.shown: list[str] = []
-
-    def __call__(self, place: str, sentence: str) -> None:
-        if not self.skip:
+    def _check(self, result: Encoded) -> None:
+        """Stop at a bad record where the user wants that."""
+        if result.complaints and not self.job.skip_bad_records:
+            place, sentence = result.complaints[0]
             raise ConfigError(f"{place}: {sentence} (--on-error skip counts such records and goes on)")
-        self.count += 1
-        if len(self.shown) < SHOWN_COMPLAINTS:
-            self.shown.append(f"{place}: {sentence}")
+
+    def _note(self, writers: list[StoreWriter]) -> dict[str, Any]:
+        """Where the job stands, in values that JSON has."""
+        stores = [{"sequences": writer.sequences, "tokens": writer.tokens} for writer in writers]
+        return {"complete": False, "stores": stores, "tally": asdict(self.tally)}
+
+    def _save(self, writers: list[StoreWriter], noted: dict[str, Any], hashes: dict[str, str]) -> None:
+        for writer in writers:
+            writer.flush()
+        self._keep(noted | {"hashes": hashes})
+
+    def _keep(self, state: dict[str, Any]) -> None:
+        if STANDARD_INPUT not in self.paths:  # which cannot be read again from where it was
+            self.workplace.save(state)
+
+    def _progress(self) -> Progress:
+        total = self.tally.total()
+        text_bytes, tokens = sum(total.text_bytes), sum(total.tokens)
+        return Progress(
+            total_bytes=self.bytes_before[-1],
+            read_bytes=self.bytes_before[self.tally.file] + self.tally.position,
+            documents=total.documents,
+            tokens=tokens,
+            text_bytes=text_bytes,
+            seconds=time.monotonic() - self.started,
+            session_text_bytes=text_bytes - sum(self.before.text_bytes),
+            session_tokens=tokens - sum(self.before.tokens),
+        )
+
+
+def _gathered(records: Iterator) -> Iterator[list]:
+    """Records in lists of about BATCH_BYTES."""
+    gathered, size = [], 0
+    for record in records:
+        gathered.append(record)
+        size += len(record.content)
+        if size >= BATCH_BYTES or len(gathered) == BATCH_RECORDS:
+            yield gathered
+            gathered, size = [], 0
+    if gathered:
+        yield gathered
+
+
+def _position(file) -> int:
+    """How much of a file is read; a pipe does not know."""
+    return file.tell() if file.seekable() else 0
 
 
 def _check_keys(keys: tuple[str, ...]) -> None:
-    """A key becomes part of a file's name."""
-    complaints = [f"jsonl_keys: {key!r} cannot be part of a file's name" for key in keys if not key or "/" in key]
+    complaints = [f"jsonl_keys: {key!r} cannot be part of a file name" for key in keys if not key or "/" in key]
     if len(set(keys)) < len(keys):
         complaints.append("jsonl_keys: a key is given twice")
     if complaints:
         raise ConfigError(complaints)
 
 
-def _open_store(prefix: str, dtype: numpy.dtype) -> StoreWriter:
-    folder = Path(prefix).parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{folder}: the folder cannot be made ({error.strerror})") from error
-    return StoreWriter(prefix, dtype)
+def _identity(job: PreprocessJob, paths: list[Path], stamps: list[list[int]]) -> dict[str, Any]:
+    """What makes two jobs the same: then one goes on where the other broke off, to the same bytes."""
+    names = [[str(path), *old] for path, old in zip(paths, stamps)]
+    return {
+        # a long list of files is kept as its hash
+        "input": hashlib.sha256(json.dumps(names).encode()).hexdigest(),
+        "jsonl-keys": list(job.jsonl_keys),
+        "text-unit": job.text_unit,
+        "tokenizer": {"type": job.tokenizer.tokenizer_type, **file_hashes(job.tokenizer)},
+        "append-eod": job.append_eod,
+        "ftfy": job.ftfy,
+        "num-docs": job.num_docs,
+        "shard": list(asdict(job.shard).values()),
+    }
 
 
-def _batches(corpus: Iterable[Document], paths: list[Path], columns: int) -> Iterator[_Batch]:
-    """Documents gathered into batches of about BATCH_CHARACTERS."""
-    done_before = dict(zip(paths, accumulate((path.stat().st_size for path in paths), initial=0), strict=False))
-    gathered: list[Document] = []
-    characters = 0
-    for document in corpus:
-        gathered.append(document)
-        characters += sum(map(len, document.texts))
-        if characters >= BATCH_CHARACTERS or len(gathered) == BATCH_DOCUMENTS:
-            yield _batch(gathered, done_before, columns)
-            gathered, characters = [], 0
-    if gathered:
-        yield _batch(gathered, done_before, columns)
-
-
-def _batch(gathered: list[Document], done_before: dict[Path, int], columns: int) -> _Batch:
-    last = gathered[-1]
-    texts = [[document.texts[column] for document in gathered] for column in range(columns)]
-    return _Batch(texts, done_before[last.source] + last.position)
-
-
-def _encode(job: PreprocessJob, batches: Iterable[_Batch], stack: ExitStack) -> Iterator[tuple[int, _Encoded]]:
-    """How far the reading was at each batch, and its tokens, in order; with several workers a few batches ahead, in other
-    processes."""
-    if job.workers == 1:
-        encode = _Encoder(job)
-        for batch in batches:
-            yield batch.read_bytes, encode(batch)
-        return
-    pool = ProcessPoolExecutor(
-        job.workers,
-        mp_context=multiprocessing.get_context("spawn"),  # a fork would copy the locks of the parent's threads
-        initializer=_start_worker,
-        initargs=(job,),
-    )
-    # leaving early (a bad record, Ctrl-C) drops what waits; what is being encoded ends by itself
-    stack.callback(pool.shutdown, cancel_futures=True)
-    waiting: deque = deque()
-    for batch in batches:
-        waiting.append((batch.read_bytes, pool.submit(_encode_in_worker, batch)))
-        if len(waiting) >= BATCHES_PER_WORKER * job.workers:
-            read_bytes, future = waiting.popleft()
-            yield read_bytes, future.result()
-    for read_bytes, future in waiting:
-        yield read_bytes, future.result()
-
-
-_worker_encoder: _Encoder | None = None  # the one state of a worker process
-
-
-def _start_worker(job: PreprocessJob) -> None:
-    """Runs once in each worker process."""
-    global _worker_encoder
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    _worker_encoder = _Encoder(job)
-
-
-def _die_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-    wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
-
-
-def _encode_in_worker(batch: _Batch) -> _Encoded:
-    return _worker_encoder(batch)
-
-
-def _ftfy() -> Callable[[str], str]:
-    """The function that mends wrongly decoded text."""
-    try:
-        import ftfy  # noqa: PLC0415 (optional package)
-    except ImportError as error:
-        raise ConfigError("--ftfy needs `pip install ftfy`") from error
-    return ftfy.fix_text
+def _tokenizer_facts(config: TokenizerConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    facts = {"type": config.tokenizer_type, "vocab_size": tokenizer.vocab_size, "eod": tokenizer.eod}
+    return facts | file_hashes(config)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from neox.data.encode import Share
 from neox.data.preprocess import PreprocessResult, Progress
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -25,7 +26,7 @@ def shown(console: Console) -> Iterator[Callable[[Progress], None]]:
     with Bar(*columns, console=console) as bar:
         task = bar.add_task("", total=None, numbers="")
         yield lambda progress: bar.update(
-            task, total=progress.total_bytes, completed=progress.read_bytes, numbers=numbers(progress)
+            task, total=progress.total_bytes or None, completed=progress.read_bytes, numbers=numbers(progress)
         )
 
 
@@ -39,8 +40,8 @@ class _Lines:
     def __call__(self, progress: Progress) -> None:
         if time.monotonic() - self.last >= SECONDS_BETWEEN_LINES:
             self.last = time.monotonic()
-            share = progress.read_bytes / progress.total_bytes
-            self.console.print(f"{share:.0%}  {numbers(progress)}", highlight=False)
+            share = f"{progress.read_bytes / progress.total_bytes:.0%}  " if progress.total_bytes else ""
+            self.console.print(f"{share}{numbers(progress)}", highlight=False)
 
 
 def numbers(progress: Progress) -> str:
@@ -48,17 +49,30 @@ def numbers(progress: Progress) -> str:
     seconds = max(progress.seconds, 1e-6)
     return (
         f"{progress.documents:,} documents, {progress.tokens:,} tokens, {progress.text_bytes / 1e6:,.1f} MB of text, "
-        f"{progress.text_bytes / 1e6 / seconds:.2f} MB/s, {progress.tokens / seconds:,.0f} tokens/s"
+        f"{progress.session_text_bytes / 1e6 / seconds:.2f} MB/s, {progress.session_tokens / seconds:,.0f} tokens/s"
     )
 
 
 def summary(result: PreprocessResult) -> list[str]:
     """What a job did, a sentence a line."""
-    lines = [f"{prefix}.bin and .idx written ({result.dtype.name})" for prefix in result.prefixes]
+    lines = [f"{prefix}.bin, .idx and .json written ({result.dtype.name})" for prefix in result.prefixes]
     lines.append(numbers(result.progress))
-    if result.empty_documents:
-        lines.append(f"{result.empty_documents:,} empty documents left out")
-    if result.bad_records:
-        lines.append(f"{result.bad_records:,} bad records left out, the first of them:")
-        lines.extend(f"  {complaint}" for complaint in result.complaints)
+    for name, share in _by_size(result.tally.subsets):
+        if name:
+            tokens = sum(share.tokens)
+            lines.append(
+                f"  {tokens / result.progress.tokens:6.1%}  {tokens:,} tokens of {share.documents:,} in {name}"
+            )
+    if result.tally.empty_documents:
+        lines.append(f"{result.tally.empty_documents:,} empty documents left out")
+    if result.left_out:
+        lines.append(f"{len(result.left_out):,} files left out for their suffix, the first {result.left_out[0]}")
+    if result.tally.bad_records:
+        lines.append(f"{result.tally.bad_records:,} bad records left out, the first of them:")
+        lines.extend(f"  {complaint}" for complaint in result.tally.complaints)
     return lines
+
+
+def _by_size(subsets: dict[str, Share]) -> list[tuple[str, Share]]:
+    """The subsets, that with the most tokens first."""
+    return sorted(subsets.items(), key=lambda item: -sum(item[1].tokens))

@@ -10,16 +10,18 @@ All little-endian. Here a document is one sequence. Knows nothing about text, to
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
-from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy
 
 from neox.config.errors import ConfigError
-from neox.data.files import flush_folder, flush_to_disk, lock
+from neox.data.files import flush_to_disk
 
 MAGIC = b"MMIDIDX\x00\x00"
 HEADER = struct.Struct("<9sQBQQ")
@@ -28,6 +30,8 @@ VERSION = 1
 # the codes that hold tokens; the others (float, int8, int16) are left out, so that a damaged code is seen
 DTYPES = {1: numpy.uint8, 4: numpy.int32, 5: numpy.int64, 8: numpy.uint16}
 CODES = {numpy.dtype(dtype): code for code, dtype in DTYPES.items()}
+
+LENGTH = numpy.dtype(numpy.int32)
 
 # sequences read at a time while an index is checked: some 20 MB
 CHECKED_AT_ONCE = 1_000_000
@@ -49,56 +53,72 @@ class StoreFacts:
 
 
 class StoreWriter:
-    """Write a pair of token files, streaming; they appear under their names only when `publish` is called.
+    """Write a pair of token files, streaming: `<prefix>.bin` and `<prefix>.lengths`, and at the end `<prefix>.idx`.
 
-    Until then the tokens are in `<prefix>.bin.partial`, which a later run writes over. Leaving the `with` block without
-    `publish` removes it. Raises ConfigError where another run is writing the same prefix.
+    Nothing of them stays in memory, and nothing is kept from a reader's eyes: write in a `Workplace`. `sequences` and `tokens` say
+    how much of the files a run that goes on takes over; what follows is cut off.
     """
 
-    def __init__(self, prefix: str | Path, dtype: numpy.dtype):
+    def __init__(self, prefix: str | Path, dtype: numpy.dtype, sequences: int = 0, tokens: int = 0):
         self.prefix = str(prefix)
         self.dtype = numpy.dtype(dtype)
-        self.lengths = array("i")
-        self.tokens = 0
-        self._partial = {suffix: Path(f"{self.prefix}{suffix}.partial") for suffix in (".bin", ".idx")}
-        self._bin = _open_alone(self._partial[".bin"])
+        self.sequences = sequences
+        self.tokens = tokens
+        self._bin = _open_at(Path(f"{prefix}.bin"), tokens * self.dtype.itemsize)
+        self._lengths = _open_at(Path(f"{prefix}.lengths"), sequences * LENGTH.itemsize)
+        self._bin.seek(0)
+        self._sha256 = hashlib.file_digest(self._bin, "sha256")  # leaves the file at its end
 
     def __enter__(self) -> StoreWriter:
         return self
 
     def __exit__(self, *_) -> None:
-        # the files go before the lock does: another run may take the name as soon as this one lets go
-        if not self._bin.closed:
-            for path in self._partial.values():
-                path.unlink(missing_ok=True)
-            self._bin.close()
+        self._bin.close()
+        self._lengths.close()
 
     def add(self, tokens: numpy.ndarray, lengths: numpy.ndarray) -> None:
         """Append documents: their tokens one after another, of the store's dtype, and the length of each."""
         assert tokens.dtype == self.dtype and int(lengths.sum()) == tokens.size
-        self._bin.write(memoryview(tokens).cast("B") if tokens.size else b"")
-        self.lengths.extend(lengths.tolist())
+        content = memoryview(tokens).cast("B") if tokens.size else b""
+        self._bin.write(content)
+        self._sha256.update(content)
+        self._lengths.write(lengths.astype(LENGTH).tobytes())
+        self.sequences += lengths.size
         self.tokens += tokens.size
 
-    def publish(self) -> None:
-        """Give the files their names, the index last: whoever finds an .idx finds the .bin that belongs to it."""
-        with open(self._partial[".idx"], "wb") as index:
+    def flush(self) -> None:
+        """Return once all that was added would survive a power cut."""
+        flush_to_disk(self._lengths)
+        flush_to_disk(self._bin)
+
+    def finish(self) -> dict[str, str]:
+        """Write the index. The SHA-256 of each file, by suffix."""
+        self.flush()
+        with open(f"{self.prefix}.idx", "w+b") as index:
             self._write_index(index)
             flush_to_disk(index)
-        flush_to_disk(self._bin)
-        Path(f"{self.prefix}.idx").unlink(missing_ok=True)
-        for suffix in (".bin", ".idx"):
-            os.replace(self._partial[suffix], f"{self.prefix}{suffix}")
-        flush_folder(Path(self.prefix).parent)
-        self._bin.close()
+            index.seek(0)
+            return {".bin": self._sha256.hexdigest(), ".idx": hashlib.file_digest(index, "sha256").hexdigest()}
 
-    def _write_index(self, index) -> None:
-        lengths = numpy.frombuffer(self.lengths, dtype=numpy.int32)
-        ends = numpy.cumsum(lengths, dtype=numpy.int64) * self.dtype.itemsize
-        index.write(HEADER.pack(MAGIC, VERSION, CODES[self.dtype], lengths.size, lengths.size + 1))
-        index.write(lengths.tobytes())
-        index.write((ends - lengths.astype(numpy.int64) * self.dtype.itemsize).tobytes())
-        index.write(numpy.arange(lengths.size + 1, dtype=numpy.int64).tobytes())
+    def _write_index(self, index: BinaryIO) -> None:
+        index.write(HEADER.pack(MAGIC, VERSION, CODES[self.dtype], self.sequences, self.sequences + 1))
+        for lengths in self._written_lengths():
+            index.write(lengths.tobytes())
+        offset = 0
+        for lengths in self._written_lengths():
+            ends = offset + numpy.cumsum(lengths, dtype=numpy.int64) * self.dtype.itemsize
+            index.write((ends - lengths.astype(numpy.int64) * self.dtype.itemsize).tobytes())
+            offset = int(ends[-1])
+        for begin in range(0, self.sequences + 1, CHECKED_AT_ONCE):
+            index.write(
+                numpy.arange(begin, min(begin + CHECKED_AT_ONCE, self.sequences + 1), dtype=numpy.int64).tobytes()
+            )
+
+    def _written_lengths(self) -> Iterator[numpy.ndarray]:
+        """The lengths of all sequences, so many at a time."""
+        self._lengths.seek(0)
+        while content := self._lengths.read(CHECKED_AT_ONCE * LENGTH.itemsize):
+            yield numpy.frombuffer(content, dtype=LENGTH)
 
 
 def check_store(prefix: str | Path) -> StoreFacts:
@@ -138,6 +158,15 @@ def check_store(prefix: str | Path) -> StoreFacts:
     return StoreFacts(sequences, marks - 1, size // dtype.itemsize, dtype)
 
 
+def read_lengths(prefix: str | Path) -> Iterator[numpy.ndarray]:
+    """The lengths of a checked store's sequences, (some,) int32 in tokens, so many at a time."""
+    path = Path(f"{prefix}.idx")
+    sequences, _, _ = _read_header(path)
+    lengths, _, _ = _map_index(path, sequences)
+    for begin in range(0, sequences, CHECKED_AT_ONCE):
+        yield numpy.array(lengths[begin : begin + CHECKED_AT_ONCE])
+
+
 def _read_header(path: Path) -> tuple[int, int, numpy.dtype]:
     """Sequences, document marks and dtype of an index, checked against the size of the file."""
     with open(path, "rb") as index:
@@ -174,27 +203,17 @@ def _rising(values: numpy.ndarray) -> bool:
     return all((numpy.diff(values[begin : begin + CHECKED_AT_ONCE + 1]) >= 0).all() for begin in chunks)
 
 
-def _open_alone(path: Path):
-    """Open a file for writing, emptied, and hold it against other runs; ConfigError where that cannot be."""
-    while True:
-        try:
-            file = open(path, "ab")  # noqa: SIM115 (the writer closes it)
-        except OSError as error:
-            raise ConfigError(f"{path}: it cannot be written ({error.strerror})") from error
-        try:
-            lock(file, wait=False)
-        except BlockingIOError as error:
-            file.close()
-            raise ConfigError(f"{path}: another run is writing this output") from error
-        if _is_at(path, file):
-            file.truncate(0)
-            return file
-        file.close()  # a run that just ended renamed or removed it between our open and our lock
-
-
-def _is_at(path: Path, file) -> bool:
-    """Whether an open file still stands at this path."""
+def _open_at(path: Path, size: int) -> BinaryIO:
+    """A file to write on after its first bytes; ConfigError where they are not there or it cannot be written."""
     try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
+        file = open(path, "r+b" if size else "w+b")  # noqa: SIM115 (the writer closes it)
+    except OSError as error:
+        raise ConfigError(f"{path}: it cannot be written ({error.strerror})") from error
+    if file.seek(0, os.SEEK_END) < size:
+        file.close()
+        raise ConfigError(
+            f"{path}: it is shorter than the {size:,} bytes that were written before (--overwrite starts over)"
+        )
+    file.truncate(size)
+    file.seek(size)
+    return file

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy
+import tiktoken
 import tokenizers
 
 from neox.config.errors import ConfigError
 from neox.config.sections import TokenizerConfig
 from neox.tokenizer.encodings import END_OF_DOCUMENT, TIKTOKEN_ENCODINGS
+from neox.tokenizer.fast import FastEncoder, fast_encoder, split_long
 from neox.tokenizer.vocabulary import (
     read_gpt2_vocabulary,
     read_tiktoken_ranks,
@@ -22,6 +25,9 @@ from neox.tokenizer.vocabulary import (
 
 # tokens that end a document in the vocabularies of others, in the order of preference
 END_TOKENS = (END_OF_DOCUMENT, "<|end_of_text|>", "</s>", "<eos>")
+
+
+SLOW_PART = 1_000_000  # characters given to `tokenizers` at a time
 
 
 class Tokenizer(ABC):
@@ -37,7 +43,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[numpy.ndarray]:
-        """The ids of each text, int32 (length,)."""
+        """The ids of each text, an array of integers (length,)."""
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
@@ -45,7 +51,7 @@ class Tokenizer(ABC):
 
 
 class RustTokenizer(Tokenizer):
-    """A tokenizer of the `tokenizers` library."""
+    """A tokenizer of the `tokenizers` library; its byte-level BPE encodes through tiktoken where that gives the same ids."""
 
     def __init__(self, engine: tokenizers.Tokenizer, vocab_size: int):
         self.engine = engine
@@ -54,13 +60,32 @@ class RustTokenizer(Tokenizer):
         self.vocab_size = vocab_size
         self.eod = next((index for token in END_TOKENS if (index := engine.token_to_id(token)) is not None), None)
 
+    @cached_property
+    def fast(self) -> FastEncoder | None:
+        """The fast way to the same ids, where there is one. Found when it is first asked for, which takes half a second."""
+        return fast_encoder(self.engine)
+
+    def encode(self, text: str) -> list[int]:
+        # not worth the time of finding the fast way
+        return self.engine.encode(text, add_special_tokens=False).ids
+
     def encode_batch(self, texts: Sequence[str]) -> list[numpy.ndarray]:
-        # the documents' end is written by whoever stores them, so the template's special tokens stay out
-        encodings = self.engine.encode_batch_fast(texts, add_special_tokens=False)
-        return [numpy.fromiter(ids, dtype=numpy.int32, count=len(ids)) for ids in (e.ids for e in encodings)]
+        if self.fast is None:
+            return self._encode_slowly(texts)
+        results = (self.fast.encode(text) for text in texts)
+        return [self._encode_in_parts(text) if ids is None else ids for text, ids in zip(texts, results)]
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.engine.decode(ids, skip_special_tokens=False)
+
+    def _encode_slowly(self, texts: Sequence[str]) -> list[numpy.ndarray]:
+        # the documents' end is written by whoever stores them, so the template's special tokens stay out
+        encodings = self.engine.encode_batch_fast(texts, add_special_tokens=False)
+        return [numpy.fromiter(ids, dtype=numpy.uint32, count=len(ids)) for ids in (e.ids for e in encodings)]
+
+    def _encode_in_parts(self, text: str) -> numpy.ndarray:
+        """A text that the fast way leaves out; `tokenizers` takes some 130 bytes of memory for each letter, so not all at once."""
+        return numpy.concatenate([self._encode_slowly([part])[0] for part in split_long(text, SLOW_PART)])
 
 
 class CharLevelTokenizer(Tokenizer):
@@ -71,7 +96,7 @@ class CharLevelTokenizer(Tokenizer):
         self.eod = 0
 
     def encode_batch(self, texts: Sequence[str]) -> list[numpy.ndarray]:
-        return [numpy.frombuffer(text.encode(), dtype=numpy.uint8).astype(numpy.int32) for text in texts]
+        return [numpy.frombuffer(text.encode(), dtype=numpy.uint8) for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
         # an untrained model also samples ids of the padding: 0xff is never UTF-8, so they show as the replacement
@@ -106,14 +131,10 @@ class TiktokenTokenizer(Tokenizer):
     """An encoding of tiktoken: by name (tiktoken fetches and caches it), or from a .tiktoken file named after it."""
 
     def __init__(self, config: TokenizerConfig):
-        try:
-            import tiktoken  # noqa: PLC0415 (optional package)
-        except ImportError as error:
-            raise ConfigError("tokenizer_type: TiktokenTokenizer needs `pip install tiktoken`") from error
         name, path = tiktoken_encoding(config)
         self.vocab_size = read_vocab_size(config)
         if path is None:
-            self.engine = _fetch_encoding(tiktoken, name)
+            self.engine = _fetch_encoding(name)
         else:
             ranks = read_tiktoken_ranks(path)
             if max(ranks.values()) >= self.vocab_size:
@@ -125,7 +146,7 @@ class TiktokenTokenizer(Tokenizer):
         self.eod = self.engine.eot_token
 
     def encode_batch(self, texts: Sequence[str]) -> list[numpy.ndarray]:
-        return [self.engine.encode_to_numpy(text, allowed_special="all").astype(numpy.int32) for text in texts]
+        return [self.engine.encode_to_numpy(text, allowed_special="all") for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.engine.decode([int(index) for index in ids], errors="replace")
@@ -166,7 +187,7 @@ def _hf(config: TokenizerConfig) -> RustTokenizer:
     return RustTokenizer(engine, vocab_size)
 
 
-def _fetch_encoding(tiktoken, name: str):
+def _fetch_encoding(name: str) -> tiktoken.Encoding:
     """A published encoding, from tiktoken's cache or its server."""
     try:
         return tiktoken.get_encoding(name)

@@ -4,6 +4,7 @@ so that a plan on a login node can count parameters at once."""
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,15 @@ def required_file(config: TokenizerConfig, key: str) -> Path:
     if not path.is_file():
         raise ConfigError(f"{key}: there is no file {name} (`{SAMPLE_FILES}` brings the GPT-2 files into data/)")
     return path
+
+
+def file_hashes(config: TokenizerConfig) -> dict[str, str | None]:
+    """SHA-256 of the tokenizer's files by key, or what stands there where it is no file (the name of an encoding)."""
+    names = {"vocab_file": config.vocab_file, "merge_file": config.merge_file}
+    return {
+        key: hashlib.sha256(Path(name).read_bytes()).hexdigest() if name and Path(name).is_file() else name
+        for key, name in names.items()
+    }
 
 
 def read_json(path: Path, key: str) -> Any:

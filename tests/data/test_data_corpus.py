@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
+import lzma
+import tarfile
 import tracemalloc
+import zipfile
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 import zstandard
 from hypothesis import given, settings
@@ -13,30 +20,120 @@ from hypothesis import strategies as st
 
 from neox.config.errors import ConfigError
 from neox.data.corpus import documents, find_corpora
+from neox.data.records import Unpacking
 
-LINES = b'{"text": "one", "title": "A"}\n{"text": "two\\r\\n", "title": "B"}\n'
+LINES = b'{"text": "one", "title": "A", "meta": {"pile_set_name": "X"}}\n{"text": "two\\r\\n", "title": "B"}\n'
+PACKINGS = {".zst": zstandard.compress, ".gz": gzip.compress, ".xz": lzma.compress}
+LINE_NAMES = ["c.jsonl", "c.json", "c.jsonl.zst", "c.json.gz", "c.jsonl.gz", "c.jsonl.xz"]
 
 
-def texts(path: Path, keys=("text",), **keywords) -> list[tuple[str, ...]]:
-    return [document.texts for document in documents(path, keys, **keywords)]
+def texts(path: Path, keys=("text",), unit="file", **keywords) -> list[tuple[str, ...]]:
+    return [document.texts for document in documents(path, Unpacking(keys, unit), **keywords)]
+
+
+def packed(name: str, content: bytes) -> bytes:
+    return PACKINGS.get(Path(name).suffix, bytes)(content)
 
 
 def file(folder: Path, name: str, content: bytes) -> Path:
     path = folder / name
-    path.write_bytes(zstandard.compress(content) if name.endswith(".zst") else content)
+    path.write_bytes(packed(name, content))
     return path
 
 
-@pytest.mark.parametrize("name", ["c.jsonl", "c.jsonl.zst"])
+def tar(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("name", LINE_NAMES)
 def test_json_lines(tmp_path, name):
     path = file(tmp_path, name, LINES)
     assert texts(path) == [("one",), ("two\r\n",)]
     assert texts(path, ("title", "text")) == [("A", "one"), ("B", "two\r\n")]
     assert [document.place for document in documents(path)] == [f"{path}:1", f"{path}:2"]
-    assert list(documents(path))[-1].position == path.stat().st_size
+    assert [document.subset for document in documents(path)] == ["X", ""]
 
 
-@pytest.mark.parametrize("name", ["c.jsonl", "c.jsonl.zst"])
+MEMBERS = {"a/one.txt": b"one", "two.jsonl.zst": zstandard.compress(LINES)}
+
+
+@pytest.mark.parametrize("name", ["c.tar", "c.tar.gz", "c.tar.zst", "c.tar.xz", "c.jsonl.zst.tar", "c.xz", "c.zip"])
+def test_archives(tmp_path, name):
+    path = file(tmp_path, name, zipped(MEMBERS) if name.endswith(".zip") else tar(MEMBERS))
+    assert texts(path) == [("one",), ("one",), ("two\r\n",)]
+    assert [document.place for document in documents(path)] == [
+        f"{path}!a/one.txt", f"{path}!two.jsonl.zst:1", f"{path}!two.jsonl.zst:2"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["c.tar", "c.tar.gz", "c.zip"])
+def test_archive_with_a_member_that_no_reader_takes(tmp_path, name):
+    members = {"one.txt": b"one", "picture.png": b"x", "table.parquet": b"x", "two.txt": b"two"}
+    path = file(tmp_path, name, zipped(members) if name.endswith(".zip") else tar(members))
+    complaints = []
+    assert texts(path, complain=lambda place, _: complaints.append(place)) == [("one",), ("two",)]
+    assert complaints == [f"{path}!picture.png", f"{path}!table.parquet"]
+
+
+@pytest.mark.parametrize("name", ["c.tar", "c.tar.gz", "c.tar.zst", "c.xz", "c.zip"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_truncated_archive(tmp_path, name, share):
+    members = {f"{number}.txt": f"{number * 7919 % 1_000_003:x}".encode() * 40 for number in range(300)}
+    path = file(tmp_path, name, zipped(members) if name.endswith(".zip") else tar(members))
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    with pytest.raises(ConfigError, match=r"is damaged or cut off"):
+        texts(path)
+    complaints = []
+    assert len(texts(path, complain=lambda *complaint: complaints.append(complaint))) < 300
+    assert len(complaints) == 1
+
+
+def test_tar_cut_between_two_members(tmp_path):
+    path = tmp_path / "c.tar"
+    path.write_bytes(tar({"one.txt": b"one", "two.txt": b"two"})[:1024])
+    with pytest.raises(ConfigError, match="c.tar!one.txt: the tar archive is damaged or cut off \\(its end is missing"):
+        texts(path)
+
+
+def test_zip_with_a_changed_byte(tmp_path):
+    path = tmp_path / "c.zip"
+    content = bytearray(zipped({"one.txt": b"one " * 1000}))
+    content[45] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match="c.zip: the zip archive is damaged"):
+        texts(path)
+
+
+def test_parquet(tmp_path):
+    path = tmp_path / "c.parquet"
+    rows = [{"text": "one", "id": 1, "meta": {"pile_set_name": "X"}}, {"text": "two", "id": 2, "meta": None}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([*rows, {"text": None, "id": 3, "meta": None}]), path)
+    complaints = []
+    found = list(documents(path, complain=lambda *complaint: complaints.append(complaint)))
+    assert [(document.texts, document.subset) for document in found] == [(("one",), "X"), (("two",), "")]
+    assert complaints == [(f"{path}:3", "the value of 'text' is not a text")]
+    with pytest.raises(ConfigError, match="c.parquet:1: there is no key 'body'"):
+        texts(path, ("body",))
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ConfigError, match="c.parquet: the parquet file is damaged or cut off"):
+        texts(path)
+
+
+@pytest.mark.parametrize("name", LINE_NAMES)
 @pytest.mark.parametrize(
     "content",
     [
@@ -74,7 +171,7 @@ BAD_LINES = [
 ]
 
 
-@pytest.mark.parametrize("name", ["c.jsonl", "c.jsonl.zst"])
+@pytest.mark.parametrize("name", ["c.jsonl", "c.jsonl.zst", "c.jsonl.gz"])
 @pytest.mark.parametrize("line, complaint", BAD_LINES)
 def test_bad_record_stops_with_file_and_line(tmp_path, name, line, complaint):
     path = file(tmp_path, name, LINES + line + b"\n" + LINES)
@@ -82,7 +179,7 @@ def test_bad_record_stops_with_file_and_line(tmp_path, name, line, complaint):
         texts(path)
 
 
-@pytest.mark.parametrize("name", ["c.jsonl", "c.jsonl.zst"])
+@pytest.mark.parametrize("name", ["c.jsonl", "c.jsonl.zst", "c.jsonl.gz"])
 def test_bad_records_can_be_left_out(tmp_path, name):
     path = file(tmp_path, name, b"".join(line + b"\n" + LINES for line, _ in BAD_LINES))
     complaints = []
@@ -90,26 +187,36 @@ def test_bad_records_can_be_left_out(tmp_path, name):
     assert complaints == [f"{path}:{1 + 3 * index}" for index in range(len(BAD_LINES))]
 
 
-@pytest.mark.parametrize("cut", [6, 100_000, 249_990])
-def test_truncated_zstd(tmp_path, cut):
+@pytest.mark.parametrize("name", ["c.jsonl.zst", "c.jsonl.gz", "c.jsonl.xz"])
+@pytest.mark.parametrize("share", [0.0001, 0.5, 0.9999])
+def test_truncated_stream(tmp_path, name, share):
     lines = b"".join(
-        json.dumps({"text": f"{number * 7919 % 1_000_003:x}" * 5}).encode() + b"\n" for number in range(60_000)
+        json.dumps({"text": f"{number * 7919 % 1_000_003:x}" * 5}).encode() + b"\n" for number in range(30_000)
     )
-    path = file(tmp_path, "c.jsonl.zst", lines)
+    path = file(tmp_path, name, lines)
     whole = path.read_bytes()
-    assert len(whole) > 250_000
-    path.write_bytes(whole[:cut])
-    with pytest.raises(ConfigError, match=r"c\.jsonl\.zst:\d+: the zstd stream is damaged or cut off"):
+    path.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(ConfigError, match=rf"{name}(:\d+)?: the \w+ stream is damaged or cut off"):
         texts(path)
     complaints = []
-    assert len(texts(path, complain=lambda *complaint: complaints.append(complaint))) < 60_000
+    assert len(texts(path, complain=lambda *complaint: complaints.append(complaint))) < 30_000
     assert len(complaints) == 1
+
+
+@pytest.mark.parametrize("unit, expected", [
+    ("file", ["one\n1\n\n \ntwo\n"]), ("paragraph", ["one\n1\n", "two\n"]), ("line", ["one", "1", "two"]),
+])  # fmt: skip
+def test_units_of_plain_text(tmp_path, unit, expected):
+    path = file(tmp_path, "c.txt.gz", b"\xef\xbb\xbfone\r\n1\r\n\r\n \r\ntwo\r\n")
+    assert [text for (text,) in texts(path, unit=unit)] == expected
+    if unit == "paragraph":
+        assert [document.place for document in documents(path, Unpacking(text_unit=unit))] == [f"{path}:1", f"{path}:5"]
 
 
 def test_not_a_zstd_file(tmp_path):
     path = tmp_path / "c.jsonl.zst"
     path.write_bytes(LINES)
-    with pytest.raises(ConfigError, match=r"c\.jsonl\.zst:1: the zstd stream is damaged"):
+    with pytest.raises(ConfigError, match=r"c\.jsonl\.zst: the zstd stream is damaged"):
         texts(path)
 
 
@@ -122,13 +229,25 @@ def test_text_that_is_not_utf8_and_a_key_it_has_not(tmp_path):
 
 def test_files_are_found_or_complained_about_together(tmp_path):
     first, second = file(tmp_path, "a.jsonl", LINES), file(tmp_path, "b.txt", b"x")
-    assert find_corpora([str(first), str(second)]) == find_corpora([f"{first},{second}"]) == [first, second]
+    assert find_corpora([str(first), str(second)]).paths == find_corpora([f"{first},{second}"]).paths == [first, second]
     with pytest.raises(ConfigError) as caught:
-        find_corpora([str(first), "gone.jsonl", "table.csv"])
-    assert caught.value.complaints == [
-        "gone.jsonl: there is no such file",
-        "table.csv: its suffix is not one of .jsonl, .jsonl.zst, .txt",
-    ]
+        find_corpora([str(first), "gone.jsonl", str(file(tmp_path, "table.csv", b"")), "gone/*.jsonl"])
+    assert [complaint.split(": ", 1)[1][:22] for complaint in caught.value.complaints] == [
+        "there is no such file", "its suffix is not one ", "no file matches it"
+    ]  # fmt: skip
+
+
+def test_folders_and_patterns(tmp_path):
+    (tmp_path / "deep").mkdir()
+    names = ["b.jsonl", "deep/a.txt.gz", "notes.csv"]
+    b, a, notes = (file(tmp_path, name, b"") for name in names)
+    found = find_corpora([str(tmp_path)])
+    assert (found.paths, found.left_out) == ([b, a], [notes])
+    assert find_corpora([f"{tmp_path}/**/*.txt.gz"]).paths == [a]
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(ConfigError, match="empty: no file in it has a suffix of .jsonl"):
+        find_corpora([str(empty)])
 
 
 def test_long_file_is_streamed(tmp_path):

@@ -34,7 +34,7 @@ def write(prefix: Path, lengths: list[int], first: int = 1, highest: int = 255) 
             tokens[-1] = 0
             store.add(tokens.astype(numpy.uint16), numpy.array([length]))
             token += length
-        store.publish()
+        store.finish()
     return str(prefix)
 
 

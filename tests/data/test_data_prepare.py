@@ -78,6 +78,7 @@ def test_prepares_everything_once(packages, tmp_path, capsys):
         "shakespeare.jsonl",
         "shakespeare_text_document.bin",
         "shakespeare_text_document.idx",
+        "shakespeare_text_document.json",
     ]
     documents = [json.loads(line) for line in (folder / "shakespeare.jsonl").read_text().splitlines()]
     assert len(documents) == 42

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import tokenizers
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from neox.config.errors import ConfigError
 from neox.config.sections import TokenizerConfig
+from neox.data import encode as encode_module
 from neox.data import preprocess as preprocess_module
+from neox.data.manifest import check_hashes, read_manifest
 from neox.data.preprocess import PreprocessJob, preprocess
+from neox.data.records import read_records
 from neox.data.samples import IndexedDataset
+from neox.data.shards import Shard
 from neox.data.store import check_store
 
 ROOT = Path(__file__).parents[2]
@@ -32,13 +36,21 @@ def corpus(tmp_path):
     return path
 
 
-def write_corpus(path: Path, texts: list[str], **others: str) -> None:
+def write_corpus(path: Path, texts: list[str], **others) -> None:
     path.write_text("".join(json.dumps({"text": text} | others) + "\n" for text in texts))
 
 
 def job(corpus: Path, **changes) -> PreprocessJob:
     settings = PreprocessJob([str(corpus)], str(corpus.with_name("out")), CHARACTERS)
     return dataclasses.replace(settings, **changes)
+
+
+SUFFIXES = (".bin", ".json", ".idx")
+
+
+def content(prefix: str | Path) -> list[bytes]:
+    """The bytes of all that was written under a prefix."""
+    return [Path(f"{prefix}_text_document{suffix}").read_bytes() for suffix in SUFFIXES]
 
 
 def stored(prefix: str | Path) -> list[bytes]:
@@ -66,11 +78,9 @@ def test_documents_in_order_with_their_end(corpus):
 def test_workers_change_nothing(corpus, monkeypatch):
     preprocess(job(corpus, output_prefix=str(corpus.with_name("whole"))))
     # many batches, so that they can come back in another order
-    monkeypatch.setattr(preprocess_module, "BATCH_CHARACTERS", 40)
+    monkeypatch.setattr(preprocess_module, "BATCH_BYTES", 40)
     preprocess(job(corpus, output_prefix=str(corpus.with_name("parallel")), workers=3))
-    for suffix in (".bin", ".idx"):
-        whole, parallel = (corpus.with_name(f"{name}_text_document{suffix}") for name in ("whole", "parallel"))
-        assert whole.read_bytes() == parallel.read_bytes()
+    assert content(corpus.with_name("whole")) == content(corpus.with_name("parallel"))
 
 
 def test_several_files_and_a_limit(tmp_path, corpus):
@@ -86,7 +96,12 @@ def test_each_key_has_its_own_text(tmp_path):
     result = preprocess(job(path, jsonl_keys=("text", "title"), append_eod=True))
     assert stored(tmp_path / "out_text_document") == [b"body\0", b"body 2\0"]
     assert stored(tmp_path / "out_title_document") == [b"head\0", b"\0"]
-    assert result.empty_documents == 1
+    assert result.tally.empty_documents == 1
+    assert read_manifest(tmp_path / "out_title_document")["subsets"][""] == {
+        "documents": 2,
+        "text_bytes": 4,
+        "tokens": 6,
+    }
 
 
 def test_empty_documents_are_counted_and_left_out(tmp_path):
@@ -94,7 +109,7 @@ def test_empty_documents_are_counted_and_left_out(tmp_path):
     write_corpus(path, ["", "one", "", "two", ""])
     result = preprocess(job(path, append_eod=True))
     assert stored(result.prefixes[0]) == [b"one\0", b"two\0"]
-    assert (result.empty_documents, result.progress.documents) == (3, 2)
+    assert (result.tally.empty_documents, result.progress.documents) == (3, 2)
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", '{"text": ""}\n'])
@@ -122,9 +137,9 @@ def test_bad_records_can_be_skipped(tmp_path):
     path.write_bytes(b'{\n{"text": "one"}\n' + b"[]\n" * 20 + b'{"text": "\xff"}\n{"text": "two"}\n')
     result = preprocess(job(path, skip_bad_records=True))
     assert stored(result.prefixes[0]) == [b"one", b"two"]
-    assert result.bad_records == 22
-    assert len(result.complaints) == 10
-    assert result.complaints[1] == f"{path}:3: it is not a JSON object"
+    assert result.tally.bad_records == 22
+    assert len(result.tally.complaints) == 10
+    assert result.tally.complaints[1] == f"{path}:3: it is not a JSON object"
 
 
 def test_large_vocabulary_is_stored_as_int32(tmp_path):
@@ -154,21 +169,74 @@ def test_keys_that_cannot_name_a_file(corpus):
     assert len(caught.value.complaints) == 2
 
 
+def test_manifest(tmp_path, corpus):
+    other = tmp_path / "named.jsonl"
+    write_corpus(other, ["with a name", ""], meta={"pile_set_name": "Books"})
+    result = preprocess(job(corpus, inputs=[str(corpus), str(other)], append_eod=True))
+    found = read_manifest(result.prefixes[0])
+    check_hashes(result.prefixes[0], found)
+    assert found["sources"] == [
+        {"path": str(path), "bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        for path in (corpus, other)
+    ]
+    assert found["tokenizer"] == {
+        "type": "CharLevelTokenizer", "vocab_size": 512, "eod": 0, "vocab_file": None, "merge_file": None
+    }  # fmt: skip
+    assert found["subsets"]["Books"] == {"documents": 1, "text_bytes": 11, "tokens": 12}
+    assert (found["documents"], found["empty_documents"], found["dtype"]) == (51, 1, "uint16")
+    assert found["tokens"] == result.progress.tokens == sum(map(len, stored(result.prefixes[0])))
+    Path(f"{result.prefixes[0]}.bin").write_bytes(b"x" * Path(f"{result.prefixes[0]}.bin").stat().st_size)
+    with pytest.raises(ConfigError, match=r"\.bin: its SHA-256 is .* the file is damaged"):
+        check_hashes(result.prefixes[0], found)
+
+
+def test_standard_input(corpus):
+    where = ("--output-prefix", corpus.with_name("out"), "--tokenizer-type", "CharLevelTokenizer", "--workers", "1")
+    command = [sys.executable, "tools/preprocess_data.py", "--input", "-", *map(str, where)]
+    done = subprocess.run(command, cwd=ROOT, input=corpus.read_bytes(), capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(stored(corpus.with_name("out_text_document"))) == 50
+    done = subprocess.run(command, cwd=ROOT, input=b'{"text": "x"}\n{', capture_output=True, check=False)
+    assert done.returncode == 2 and b"stdin.jsonl:2: it is not JSON" in done.stderr
+    assert names(corpus.parent) == ["corpus.jsonl", *(f"out_text_document{suffix}" for suffix in sorted(SUFFIXES))]
+
+
+def test_shards_one_after_another_are_the_whole(tmp_path):
+    for number in range(7):
+        write_corpus(tmp_path / f"{number}.jsonl", [f"{number} " * (number + 1)] * 20)
+    preprocess(job(tmp_path / "x", inputs=[str(tmp_path)], output_prefix=str(tmp_path / "whole")))
+    parts = [
+        preprocess(job(tmp_path / "x", inputs=[f"{tmp_path}/*.jsonl"], shard=Shard(number, 3))).prefixes[0]
+        for number in (1, 2, 3)
+    ]
+    assert parts[0] == str(tmp_path / "out_00001-of-00003_text_document")
+    assert [text for part in parts for text in stored(part)] == stored(tmp_path / "whole_text_document")
+    with pytest.raises(ConfigError, match="--shard: 7 files cannot be shared among 8"):
+        preprocess(job(tmp_path / "x", inputs=[f"{tmp_path}/*.jsonl"], shard=Shard(1, 8)))
+
+
+@given(sizes=st.lists(st.integers(0, 1000), min_size=1, max_size=30), count=st.integers(1, 30))
+def test_every_file_has_one_shard_and_every_shard_a_file(sizes, count):
+    paths = [Path(str(number)) for number in range(len(sizes))]
+    assume(count <= len(sizes))
+    shares = [Shard(number + 1, count).of(paths, sizes) for number in range(count)]
+    assert all(shares) and [path for share in shares for path in share] == paths
+
+
 def test_memory_does_not_grow_with_the_corpus(tmp_path, monkeypatch):
     """The reader is never more than a few batches ahead of the writer."""
-    monkeypatch.setattr(preprocess_module, "BATCH_CHARACTERS", 1)  # a batch for each document
+    monkeypatch.setattr(preprocess_module, "BATCH_BYTES", 1)  # a batch for each document
     path = tmp_path / "corpus.jsonl"
     write_corpus(path, ["x"] * 100)
     read = []
     monkeypatch.setattr(
         preprocess_module,
-        "documents",
-        lambda *arguments: (read.append(document) or document for document in original(*arguments)),
+        "read_records",
+        lambda *arguments: (read.append(record) or record for record in read_records(*arguments)),
     )
-    original = sys.modules["neox.data.corpus"].documents
     ahead = []
     preprocess(job(path, workers=2), lambda progress: ahead.append(len(read) - progress.documents))
-    assert 0 < max(ahead) <= preprocess_module.BATCHES_PER_WORKER * 2
+    assert 0 < max(ahead) <= encode_module.BATCHES_PER_WORKER * 2
 
 
 def tool(
@@ -187,7 +255,7 @@ def test_tool(corpus, launch):
     assert done.returncode == 0, done.stderr
     prefix = corpus.with_name("deep") / "er" / "out_text_document"
     assert len(stored(prefix)) == 50
-    assert f"{prefix}.bin and .idx written (uint16)" in done.stdout
+    assert f"{prefix}.bin, .idx and .json written (uint16)" in done.stdout
     assert "50 documents, 2," in done.stdout
 
 
@@ -214,40 +282,9 @@ def test_full_disk(corpus):
     command += f"{corpus.with_name('out')} --tokenizer-type CharLevelTokenizer --workers 1"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "File too large: nothing was written" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        "File too large: nothing was written" in done.stderr
+        and "start the same command again" in done.stderr
+        and "Traceback" not in done.stderr
+    )
     assert names(corpus.parent) == ["corpus.jsonl"]
-
-
-def test_killed_tool_leaves_nothing_complete_and_no_process(tmp_path):
-    corpus = tmp_path / "corpus.jsonl"
-    write_corpus(corpus, ["word " * 50_000] * 400)  # 100 MB: seconds of work
-    command = [sys.executable, "tools/preprocess_data.py", "--input", corpus, "--output-prefix", tmp_path / "out"]
-    command += ["--tokenizer-type", "CharLevelTokenizer", "--workers", "2"]
-    child = subprocess.Popen([*map(str, command)], cwd=ROOT, start_new_session=True)
-    partial = tmp_path / "out_text_document.bin.partial"
-    wait_until(lambda: partial.exists() and partial.stat().st_size > 0)
-    assert len(processes(child.pid)) > 1
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
-    assert names(tmp_path) == ["corpus.jsonl", partial.name]
-    wait_until(lambda: not processes(child.pid))
-
-
-def wait_until(condition, seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.01)
-
-
-def processes(session: int) -> list[int]:
-    """The living processes of a session."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, _, leader = path.read_text().rpartition(")")[2].split()[:4]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(leader) == session and state != "Z":
-            found.append(int(path.parent.name))
-    return found

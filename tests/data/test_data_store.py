@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
+import hashlib
 from pathlib import Path
 
 import numpy
@@ -18,7 +15,6 @@ from neox.config.errors import ConfigError
 from neox.data.samples import IndexedDataset
 from neox.data.store import HEADER, StoreWriter, check_store, token_dtype
 
-ROOT = Path(__file__).parents[2]
 DOCUMENTS = [[5, 6, 7], [8], [], list(range(200)), [65_499, 0]]
 
 
@@ -26,7 +22,7 @@ def write(prefix: Path, documents=DOCUMENTS, dtype=numpy.uint16) -> None:
     with StoreWriter(prefix, dtype) as store:
         for document in documents:
             store.add(numpy.array(document, dtype=dtype), numpy.array([len(document)]))
-        store.publish()
+        store.finish()
 
 
 @pytest.mark.parametrize("dtype", [numpy.uint16, numpy.int32])
@@ -55,7 +51,7 @@ def test_several_documents_in_one_call_are_several_documents(tmp_path):
     with StoreWriter(tmp_path / "all", numpy.uint16) as store:
         tokens = numpy.array([token for document in DOCUMENTS for token in document], dtype=numpy.uint16)
         store.add(tokens, numpy.array([len(document) for document in DOCUMENTS]))
-        store.publish()
+        store.finish()
     for suffix in (".bin", ".idx"):
         assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"all{suffix}").read_bytes()
 
@@ -65,49 +61,26 @@ def test_dtype_follows_the_vocabulary():
     assert token_dtype(65_500) == numpy.int32
 
 
-def test_nothing_under_its_name_before_publish(tmp_path):
+@pytest.mark.parametrize("kept", range(len(DOCUMENTS) + 1))
+def test_goes_on_after_any_document_and_drops_what_followed(tmp_path, kept):
+    write(tmp_path / "whole")
     with StoreWriter(tmp_path / "s", numpy.uint16) as store:
-        store.add(numpy.arange(9, dtype=numpy.uint16), numpy.array([9]))
-        assert not list(tmp_path.glob("*.bin")) and not list(tmp_path.glob("*.idx"))
-    assert list(tmp_path.iterdir()) == []
+        for document in [*DOCUMENTS[:kept], [1, 2, 3]]:
+            store.add(numpy.array(document, dtype=numpy.uint16), numpy.array([len(document)]))
+    with StoreWriter(tmp_path / "s", numpy.uint16, kept, sum(map(len, DOCUMENTS[:kept]))) as store:
+        for document in DOCUMENTS[kept:]:
+            store.add(numpy.array(document, dtype=numpy.uint16), numpy.array([len(document)]))
+        hashes = store.finish()
+    for suffix in (".bin", ".idx"):
+        content = (tmp_path / f"s{suffix}").read_bytes()
+        assert content == (tmp_path / f"whole{suffix}").read_bytes()
+        assert hashes[suffix] == hashlib.sha256(content).hexdigest()
 
 
-def test_an_error_keeps_the_files_that_were_there(tmp_path):
+def test_less_than_was_written_before_is_refused(tmp_path):
     write(tmp_path / "s")
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(RuntimeError), StoreWriter(tmp_path / "s", numpy.uint16) as store:
-        store.add(numpy.arange(9, dtype=numpy.uint16), numpy.array([9]))
-        raise RuntimeError
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-def test_two_runs_on_one_output(tmp_path):
-    with StoreWriter(tmp_path / "s", numpy.uint16) as store:
-        with pytest.raises(ConfigError, match="another run is writing this output"):
-            StoreWriter(tmp_path / "s", numpy.uint16)
-        store.add(numpy.arange(9, dtype=numpy.uint16), numpy.array([9]))
-        store.publish()
-    assert check_store(tmp_path / "s").tokens == 9
-
-
-def test_killed_run_leaves_nothing_complete_and_does_not_block_the_next(tmp_path):
-    code = (
-        "import sys, time, numpy\n"
-        "from neox.data.store import StoreWriter\n"
-        "store = StoreWriter(sys.argv[1], numpy.uint16)\n"
-        "store.add(numpy.arange(50_000, dtype=numpy.uint16), numpy.array([50_000]))\n"
-        "print('written', flush=True); time.sleep(60)\n"
-    )
-    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "s")], cwd=ROOT, stdout=subprocess.PIPE)
-    assert child.stdout.readline() == b"written\n"
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
-    assert [path.suffix for path in tmp_path.iterdir()] == [".partial"]
-    with pytest.raises(ConfigError, match=r"there is no file .*s\.idx"):
-        check_store(tmp_path / "s")
-    write(tmp_path / "s")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.bin", "s.idx"]
-    assert check_store(tmp_path / "s").tokens == 206
+    with pytest.raises(ConfigError, match=r"s\.bin: it is shorter than the 414 bytes"):
+        StoreWriter(tmp_path / "s", numpy.uint16, 5, 207)
 
 
 def test_folder_that_cannot_be_written(tmp_path):

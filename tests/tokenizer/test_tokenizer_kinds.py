@@ -181,12 +181,12 @@ def test_tiktoken_file_that_names_no_encoding(tiktoken_file, tmp_path):
         build_tokenizer(TokenizerConfig(tokenizer_type="TiktokenTokenizer", vocab_file=str(other)))
 
 
-def test_batches_are_int32_arrays_equal_to_single_encodings(gpt2, hf, sentencepiece_model, tiktoken_file):
+def test_batches_are_arrays_equal_to_single_encodings(gpt2, hf, sentencepiece_model, tiktoken_file):
     tiktoken = TokenizerConfig(tokenizer_type="TiktokenTokenizer", vocab_file=str(tiktoken_file))
     for config in (gpt2, hf, sentencepiece_model, tiktoken, TokenizerConfig(tokenizer_type="CharLevelTokenizer")):
         tokenizer = build_tokenizer(config)
         batch = tokenizer.encode_batch(TEXTS)
-        assert all(isinstance(ids, numpy.ndarray) and ids.dtype == numpy.int32 for ids in batch)
+        assert all(isinstance(ids, numpy.ndarray) and ids.dtype.kind in "iu" for ids in batch)
         assert [ids.tolist() for ids in batch] == [tokenizer.encode(text) for text in TEXTS]
         assert tokenizer.encode_batch([]) == []
 

@@ -1,0 +1,287 @@
+"""Unpack corpora, from whatever they are packed in, into a stream of records. Knows nothing about what a record means.
+
+    file -> (decompressed) -> (members of an archive) -> lines, paragraphs, rows or whole files
+
+Nothing but the current record and a block is in memory.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import lzma
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import BinaryIO, Literal, NamedTuple
+
+import orjson
+import zstandard
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BLOCK = 1 << 16  # compressed bytes read at a time; a block of zstd can expand a thousandfold and more
+ROWS = 256  # of a parquet file, unpacked at a time
+
+TextUnit = Literal["file", "paragraph", "line"]
+
+
+@dataclass(frozen=True)
+class Unpacking:
+    """What to make records of: the columns of a table, and what of a plain text (`.txt`) is a document."""
+
+    keys: tuple[str, ...] = ("text",)
+    text_unit: TextUnit = "file"
+
+
+class Record(NamedTuple):
+    """One record as bytes: a JSON object, a plain text, or the sentence that says why nothing more can be read here."""
+
+    source: str  # the file, and after `!` the member of the archive
+    line: int | None  # where it begins; None where it has no lines
+    kind: Literal["json", "text", "fault"]
+    content: bytes
+
+    @property
+    def place(self) -> str:
+        """`file`, `file:line` or `archive!member:line`."""
+        return self.source if self.line is None else f"{self.source}:{self.line}"
+
+
+def read_records(name: str, file: BinaryIO, unpacking: Unpacking) -> Iterator[Record]:
+    """The records of a file in their order; its name says how it is packed. A file that breaks off ends in a `fault`."""
+    last = Record(name, None, "text", b"")
+    try:
+        for record in _unpack(name, name, file, unpacking):
+            last = record
+            yield record
+    except _Damage as damage:
+        line = None if last.line is None else last.line + 1
+        yield Record(last.source, line, "fault", f"the {damage.what} is damaged or cut off ({damage.why})".encode())
+
+
+def is_known(name: str, in_archive: bool = False) -> bool:
+    """Whether a file of this name can be read. A table or zip file within an archive cannot: they are read in leaps."""
+    inner, packing = _without_packing(name)
+    suffix = PurePosixPath(inner).suffix
+    return suffix in (".jsonl", ".json", ".txt", ".tar") or (
+        suffix in (".zip", ".parquet") and packing is None and not in_archive
+    )
+
+
+KNOWN_SUFFIXES = (
+    ".jsonl, .json and .txt (each also with .zst, .gz or .xz), .parquet, .zip, .tar, .tar.zst, .tar.gz, .xz"
+)
+
+
+class _Damage(Exception):
+    """A file cannot be read any further: what it is, and why."""
+
+    def __init__(self, what: str, why: object):
+        super().__init__(what)
+        self.what = what
+        self.why = why
+
+
+def _without_packing(name: str) -> tuple[str, str | None]:
+    """The name without the suffix of a compression, and that suffix."""
+    packing = PurePosixPath(name).suffix
+    if packing not in _DECOMPRESS:
+        return name, None
+    inner = name.removesuffix(packing)
+    if packing == ".xz" and not PurePosixPath(inner).suffix:
+        inner += ".tar"  # OpenWebText's archives are called so
+    return inner, packing
+
+
+def _unpack(source: str, name: str, file: BinaryIO, unpacking: Unpacking) -> Iterator[Record]:
+    """The records of a stream, `source` to its user, which its `name` says how to read."""
+    inner, packing = _without_packing(name)
+    if packing is not None:
+        file = _DECOMPRESS[packing](file)
+    suffix = PurePosixPath(inner).suffix
+    if suffix == ".txt":
+        yield from _TEXTS[unpacking.text_unit](source, file)
+    elif suffix == ".tar":
+        yield from _tar(source, file, unpacking)
+    elif suffix == ".zip":
+        yield from _zip(source, file, unpacking)
+    elif suffix == ".parquet":
+        yield from _parquet(source, file, unpacking)
+    else:
+        yield from _json_lines(source, file)
+
+
+def _json_lines(source: str, file: BinaryIO) -> Iterator[Record]:
+    for number, line in _lines(file):
+        if not _is_blank(line):
+            yield Record(source, number, "json", line)
+
+
+def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Numbered lines, without the byte order mark."""
+    for number, line in enumerate(file, start=1):
+        yield number, line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
+
+
+def _is_blank(line: bytes) -> bool:
+    return not line or line.isspace()  # looks no further than it must
+
+
+def _whole_text(source: str, file: BinaryIO) -> Iterator[Record]:
+    yield Record(source, None, "text", file.read().removeprefix(BYTE_ORDER_MARK))
+
+
+def _text_lines(source: str, file: BinaryIO) -> Iterator[Record]:
+    for number, line in _lines(file):
+        if not _is_blank(line):
+            yield Record(source, number, "text", line.rstrip(b"\r\n"))
+
+
+def _paragraphs(source: str, file: BinaryIO) -> Iterator[Record]:
+    """What stands between blank lines, with the newline that ends it."""
+    begin, gathered = 1, []
+    for number, line in _lines(file):
+        if not _is_blank(line):
+            gathered.append(line)
+            continue
+        if gathered:
+            yield Record(source, begin, "text", b"".join(gathered))
+        begin, gathered = number + 1, []
+    if gathered:
+        yield Record(source, begin, "text", b"".join(gathered))
+
+
+_TEXTS = {"file": _whole_text, "paragraph": _paragraphs, "line": _text_lines}
+
+
+def _tar(source: str, file: BinaryIO, unpacking: Unpacking) -> Iterator[Record]:
+    stream = _Tail(file)
+    try:
+        with tarfile.open(fileobj=stream, mode="r|") as archive:
+            for member in archive:
+                archive.members = []  # or it keeps them all
+                if member.isfile():
+                    yield from _member(source, member.name, archive.extractfile(member), unpacking)
+    except tarfile.TarError as error:
+        raise _Damage("tar archive", error) from error
+    if stream.tail.strip(b"\0"):
+        raise _Damage("tar archive", "its end is missing")
+
+
+class _Tail:
+    """Passes the bytes of a file on and remembers the last, which in a whole tar archive are zero."""
+
+    def __init__(self, file: BinaryIO):
+        self.file = file
+        self.tail = b"\0"
+
+    def read(self, size: int) -> bytes:
+        block = self.file.read(size)
+        self.tail = block[-512:] or self.tail
+        return block
+
+
+def _zip(source: str, file: BinaryIO, unpacking: Unpacking) -> Iterator[Record]:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            for member in archive.infolist():
+                if not member.is_dir():
+                    with archive.open(member) as content:
+                        yield from _member(source, member.filename, content, unpacking)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+        raise _Damage("zip archive", error) from error  # the last two: encrypted, or packed in a way unknown to Python
+
+
+def _member(source: str, name: str, file: BinaryIO, unpacking: Unpacking) -> Iterator[Record]:
+    place = f"{source}!{name}"
+    if is_known(name, in_archive=True):
+        yield from _unpack(place, name, file, unpacking)
+    else:
+        yield Record(place, None, "fault", f"its suffix is not one of {KNOWN_SUFFIXES}".encode())
+
+
+def _parquet(source: str, file: BinaryIO, unpacking: Unpacking) -> Iterator[Record]:
+    """A row is a record, written as the JSON object it stands for; only the columns that are asked for are read."""
+    import pyarrow  # noqa: PLC0415 (a fifth of a second for a format that few corpora have)
+    import pyarrow.parquet  # noqa: PLC0415
+
+    try:
+        table = pyarrow.parquet.ParquetFile(file)
+        columns = [name for name in table.schema_arrow.names if name in (*unpacking.keys, "meta")]
+        number = 0
+        for batch in table.iter_batches(ROWS, columns=columns):
+            for row in batch.to_pylist() if columns else [{}] * len(batch):
+                number += 1
+                # what JSON cannot express is no text either
+                yield Record(source, number, "json", orjson.dumps(row, default=lambda _: None))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise _Damage("parquet file", str(error).split("\n", 1)[0]) from error
+
+
+class _Blocks(io.RawIOBase):
+    """A file made of blocks that come one after another."""
+
+    def __init__(self, blocks: Iterator[bytes]):
+        self._blocks = blocks
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        while not self._rest:
+            block = next(self._blocks, None)
+            if block is None:
+                return 0
+            self._rest = memoryview(block)
+        size = min(len(buffer), len(self._rest))
+        buffer[:size] = self._rest[:size]
+        self._rest = self._rest[size:]
+        return size
+
+
+def _zstd(file: BinaryIO) -> Iterator[bytes]:
+    """The decompressed blocks of a file of one or more zstd frames."""
+    frame = None
+    try:
+        while compressed := file.read(BLOCK):
+            while compressed:
+                if frame is None:
+                    # the Pile's archives have long windows, which the default limit refuses
+                    frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
+                yield frame.decompress(compressed)
+                compressed = frame.unused_data if frame.eof else b""
+                if frame.eof:
+                    frame = None
+    except zstandard.ZstdError as error:
+        raise _Damage("zstd stream", error) from error
+    if frame is not None:
+        raise _Damage("zstd stream", "the file ends within a frame")
+
+
+def _gzip(file: BinaryIO) -> Iterator[bytes]:
+    try:
+        with gzip.GzipFile(fileobj=file) as content:
+            while block := content.read(BLOCK):
+                yield block
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise _Damage("gzip stream", error) from error
+
+
+def _xz(file: BinaryIO) -> Iterator[bytes]:
+    try:
+        with lzma.LZMAFile(file) as content:
+            while block := content.read(BLOCK):
+                yield block
+    except (lzma.LZMAError, EOFError) as error:
+        raise _Damage("xz stream", error) from error
+
+
+def _stream(blocks) -> BinaryIO:
+    return lambda file: io.BufferedReader(_Blocks(blocks(file)), BLOCK)
+
+
+_DECOMPRESS = {".zst": _stream(_zstd), ".gz": _stream(_gzip), ".xz": _stream(_xz)}

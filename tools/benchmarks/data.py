@@ -1,0 +1,142 @@
+"""Preprocessing against its peers' loops and against the bare tokenizer, on one corpus, in turns."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from neox.config.errors import ConfigError
+from neox.config.sections import TokenizerConfig
+from neox.data.corpus import documents, find_corpora
+from neox.data.store import check_store
+from tools.benchmarks.run_data import CEILINGS, JOBS
+from tools.benchmarks.shapes import ROOT
+from tools.benchmarks.train import machine
+
+SCRIPT = Path(__file__).resolve().with_name("run_data.py")
+PEERS = [name for name in JOBS if name != "neox"]
+PACKAGES = ("tiktoken", "tokenizers", "megatron-core", "numpy", "orjson")
+
+
+@dataclass(frozen=True)
+class DataBench:
+    """What to measure: the inputs' documents, repeated up to so many megabytes of text, by each number of workers."""
+
+    inputs: tuple[str, ...]
+    tokenizer: TokenizerConfig
+    megabytes: float
+    workers: tuple[int, ...]
+    rounds: int
+
+
+def bench_data(bench: DataBench, console: Console) -> dict[str, Any]:
+    """Run all contestants in turns; medians, in MB of text per second and per CPU-second."""
+    with tempfile.TemporaryDirectory(prefix="neox-bench-") as name:
+        folder = Path(name)
+        corpus = folder / "corpus.jsonl"
+        text_bytes, count = write_corpus(bench, corpus)
+        rows = [_row(bench, workers, corpus, text_bytes, folder, console) for workers in bench.workers]
+    return {
+        "machine": machine("cpu"),
+        "versions": {"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
+        "corpus": {"text_bytes": text_bytes, "documents": count},
+        "tokenizer": bench.tokenizer.model_dump(),
+        "rows": rows,
+    }
+
+
+def write_corpus(bench: DataBench, path: Path) -> tuple[int, int]:
+    """The corpus as JSON lines; bytes of text and number of documents."""
+    texts = [document.texts[0] for file in find_corpora(bench.inputs).paths for document in documents(file)]
+    texts = [text for text in texts if text]
+    if not texts:
+        raise ConfigError(f"{', '.join(bench.inputs)}: there is no text in it")
+    size = number = 0
+    with open(path, "w", encoding="utf-8") as file:
+        while size < bench.megabytes * 1e6:
+            text = texts[number % len(texts)]
+            file.write(json.dumps({"text": text}) + "\n")
+            size, number = size + len(text.encode()), number + 1
+    return size, number
+
+
+def _row(
+    bench: DataBench, workers: int, corpus: Path, text_bytes: int, folder: Path, console: Console
+) -> dict[str, Any]:
+    names = [*JOBS, *CEILINGS]
+    turns: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    tokens = {}
+    for number in range(bench.rounds):
+        for name in names if number % 2 == 0 else reversed(names):
+            console.print(f"{workers} workers, turn {number + 1} of {bench.rounds}: {name}", highlight=False)
+            turns[name].append(_turn(bench, name, workers, corpus, folder / name))
+            if name in JOBS:
+                tokens[name] = check_store(folder / (f"{name}_text_document" if name == "neox" else name)).tokens
+    if len(set(tokens.values())) > 1:
+        raise RuntimeError(f"the contestants do not write the same tokens: {tokens}")
+    seconds = {name: median(turn["seconds"] for turn in turns[name]) for name in names}
+    cpu_seconds = {name: median(turn["cpu_seconds"] for turn in turns[name]) for name in names}
+    return {
+        "workers": workers,
+        "tokens": tokens["neox"],
+        "contestants": [
+            {
+                "name": name,
+                "mb_per_sec": text_bytes / 1e6 / seconds[name],
+                "mb_per_cpu_sec": text_bytes / 1e6 / cpu_seconds[name],
+                "tokens_per_sec": tokens["neox"] / seconds[name],
+            }
+            for name in names
+        ],
+        "times_the_speed_of": {name: seconds[name] / seconds["neox"] for name in [*PEERS, *CEILINGS]},
+        "times_the_speed_per_cpu_second_of": {
+            name: cpu_seconds[name] / cpu_seconds["neox"] for name in [*PEERS, *CEILINGS]
+        },
+    }
+
+
+def _turn(bench: DataBench, name: str, workers: int, corpus: Path, prefix: Path) -> dict[str, float]:
+    command = [sys.executable, SCRIPT, name, "--corpus", corpus, "--tokenizer", bench.tokenizer.model_dump_json()]
+    command += ["--workers", workers, "--prefix", prefix]
+    done = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{name} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def print_data_result(result: dict[str, Any], console: Console) -> None:
+    """A table for each number of workers."""
+    facts, corpus = result["machine"], result["corpus"]
+    packages = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+    console.print(f"{facts['cpu']}, {facts['cores']} cores; {packages}", highlight=False)
+    console.print(f"{corpus['text_bytes'] / 1e6:,.1f} MB of text, {corpus['documents']:,} documents", highlight=False)
+    for row in result["rows"]:
+        console.print(_table(row))
+
+
+def _table(row: dict[str, Any]) -> Table:
+    table = Table(title=f"{row['workers']} workers, {row['tokens']:,} tokens", title_justify="left")
+    for heading in ("", "MB/s", "MB per CPU-second", "tokens/s", "ours is", "per CPU-second"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for entry in row["contestants"]:
+        name = entry["name"]
+        ratios = [row[kind].get(name) for kind in ("times_the_speed_of", "times_the_speed_per_cpu_second_of")]
+        table.add_row(
+            name,
+            f"{entry['mb_per_sec']:.2f}",
+            f"{entry['mb_per_cpu_sec']:.2f}",
+            f"{entry['tokens_per_sec']:,.0f}",
+            *("" if ratio is None else f"{ratio:.2f}x" for ratio in ratios),
+        )
+    return table
