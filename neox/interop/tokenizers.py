@@ -71,12 +71,11 @@ def take_out(config: TokenizerConfig, target: Path) -> tuple[dict[str, Any], str
         _copy(source.parent, target)
         known = read_json(target / GENERATION_FILE)
         return ids | {name: known[name] for name in SPECIAL_IDS if name in known}, None
-    files = dict(KINDS).get(config.tokenizer_type, {})
-    if not files or source is None or not source.is_file():
-        return (
-            {},
-            f"no tokenizer is exported: transformers has none for {config.tokenizer_type} {config.vocab_file or ''}",
-        )
+    files = dict(KINDS).get(config.tokenizer_type)
+    if files is None:
+        return ids, f"no tokenizer is exported: transformers has none like {config.tokenizer_type}"
+    if source is None or not source.is_file():
+        return ids, f"no tokenizer is exported: vocab_file {config.vocab_file or ''} is not there"
     tokenizer = build_tokenizer(config)
     for key, file in files.items():
         shutil.copyfile(getattr(config, key), target / file)

@@ -73,12 +73,13 @@ def test_the_loss_falls(topology: Topology, precision: str, zero_stage: int) -> 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("kind", ["global", "local"])
-def test_attention_equals_the_cpu(topology: Topology, kind: str, dtype: torch.dtype) -> None:
-    model = ModelConfig(**SHAPE, window_size=16, init_method_std=0.1)
+@pytest.mark.parametrize("window", [None, 16])
+@pytest.mark.parametrize("keys", [{}, {"num_kv_heads": 1}, {"pos_emb": "alibi"}, {"pos_emb": "rpe", "num_kv_heads": 1}])
+def test_attention_equals_the_cpu(topology: Topology, keys: dict, window: int | None, dtype: torch.dtype) -> None:
+    model = ModelConfig(**{**SHAPE, **keys}, init_method_std=0.1)
     results = []
     for device, kept in (("cpu", torch.float32), (topology.device, dtype)):
-        attention = Attention(model, layer=0, kind=kind, sharding=Sharding(topology))
+        attention = Attention(model, layer=0, window=window, sharding=Sharding(topology))
         initialize_weights(attention, model=model, seed=0, index=1, topology=topology)
         attention.to(device, kept)
         hidden = torch.randn(SEQ, ROWS, 128, generator=torch.Generator().manual_seed(2)).to(device, kept)
