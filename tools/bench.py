@@ -43,6 +43,8 @@ def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     console = Console(stderr=options.json, soft_wrap=True)
     try:
+        if getattr(options, "device", "cpu") == "cuda" and not cuda_devices():
+            raise ConfigError("--device cuda: this machine shows no CUDA device")
         result = options.run(options, console)
     except ConfigError as error:
         console.print(str(error), style="red", markup=False)
