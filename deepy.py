@@ -212,13 +212,13 @@ def _start(script: Path, resolved: Resolved, notes: list[str], folder: Path, dry
         )
         if not dry_run:
             check_installed(command[0])
-        return Start([command], lambda: run_on_hosts(command, Orders(orders)))
+        return Start([command], lambda: run_on_hosts(command, Orders(orders), launch.max_restarts))
     processes = config.parallel.world_size
     address = launch.master_addr or LOCAL_ADDRESS
     node = Node(0, tuple(range(processes)), processes, address, free, launch.network_interface)
     cores = len(os.sched_getaffinity(0))
     workers = node_workers(node, argv, root=str(ROOT), environ=os.environ, cores=cores, devices=cuda_devices())
-    return Start([worker.command() for worker in workers], lambda: supervise(workers))
+    return Start([worker.command() for worker in workers], lambda: supervise(workers, max_restarts=launch.max_restarts))
 
 
 def _plan(script: Path, config: Config, vocab_size: int, commands: list[list[str]], notes: list[str]) -> Plan:

@@ -207,6 +207,11 @@ def finetuning_needs_weights(config: Any) -> Complaints:
         yield "finetune", "starts from the weights of load, which is not given"
 
 
+def restarts_have_checkpoints(config: Any) -> Complaints:
+    if config.launch.max_restarts and config.checkpoint.save is None:
+        yield "max_restarts", "a restart goes on from a checkpoint: give save, and checkpoint_factor"
+
+
 def data_is_given_one_way(config: Any) -> Complaints:
     data = config.data
     lists = [
@@ -395,6 +400,7 @@ RULES: list[Rule] = [
 TRAINING_RULES: list[Rule] = [
     training_has_an_end,
     saved_steps_are_within_the_run,
+    restarts_have_checkpoints,
     data_is_given_one_way,
     evaluation_has_data,
 ]

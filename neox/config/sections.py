@@ -430,6 +430,9 @@ class LaunchConfig(Section):
     gpu: GpuName | None = Field(
         None, description="kind of GPU that the plan counts with, for memory and time; this machine's by default"
     )
+    max_restarts: NonNegativeInt = Field(
+        0, description="times that a run which failed starts again by itself, from the newest good checkpoint"
+    )
     master_addr: str | None = Field(
         None, description="address that the processes meet at; that of the first host where it is not given"
     )
@@ -446,6 +449,10 @@ class RunConfig(Section):
         None, description="how processes talk; nccl with CUDA and gloo without, where it is not given"
     )
     exit_interval: PositiveInt | None = Field(None, description="save and stop after a multiple of this many steps")
+    hang_timeout_seconds: PositiveFloat | None = Field(
+        None,
+        description="a step, an evaluation or a save that takes longer ends the run, with the stacks of every process",
+    )
     deepspeed_extra_args: dict[str, Any] = Field(
         {}, description="DeepSpeed settings that have no key of their own here"
     )

@@ -22,7 +22,8 @@ from neox.config.errors import ConfigError
 from neox.launch.argv import forwarded
 from neox.launch.node import ENDING, ENDINGS
 from neox.launch.orders import Orders
-from neox.launch.supervise import DONE, FAILED, FORWARDED, GRACE_SECONDS, POLL_SECONDS, STOPPED, STOPPING, die_with
+from neox.launch.restarts import DONE, FAILED, STOPPED, with_restarts
+from neox.launch.supervise import FORWARDED, GRACE_SECONDS, POLL_SECONDS, STOPPING, die_with, print_line
 
 
 def check_installed(program: str) -> None:
@@ -32,12 +33,16 @@ def check_installed(program: str) -> None:
 
 
 def run_on_hosts(
-    argv: Sequence[str], orders: Orders, environ: Mapping[str, str] = os.environ, grace_seconds: float = GRACE_SECONDS
+    argv: Sequence[str],
+    orders: Orders,
+    max_restarts: int = 0,
+    environ: Mapping[str, str] = os.environ,
+    grace_seconds: float = GRACE_SECONDS,
 ) -> int:
     """Run the launcher's command, whose agents read `orders`, to its end; 0, 1 or 75 as `supervise` means them."""
     orders.open(forwarded(environ))
     try:
-        return _Cluster(argv, orders, grace_seconds).run()
+        return with_restarts(lambda: _Cluster(argv, orders, grace_seconds), max_restarts, print_line)
     finally:
         orders.close()
 
@@ -51,6 +56,7 @@ class _Cluster:
         self.grace_seconds = grace_seconds
         self.received: deque[int] = deque()
         self.interrupted = False
+        self.asked_to_stop = False
         self.endings: set[str] = set()
 
     def run(self) -> int:
@@ -86,7 +92,7 @@ class _Cluster:
         while self.process.poll() is None:
             while self.received:
                 self.pass_on(self.received.popleft())
-            if failed_at is None and ENDINGS[FAILED] in self.endings:
+            if failed_at is None and self.failed():
                 failed_at = time.monotonic()
             if failed_at is not None and time.monotonic() > failed_at + self.grace_seconds:
                 self.hang_up()
@@ -94,10 +100,11 @@ class _Cluster:
 
     def pass_on(self, number: int) -> None:
         if number in STOPPING and self.interrupted:
-            print(f"{signal.Signals(number).name} again: killing every process", file=sys.stderr, flush=True)
+            print_line(f"{signal.Signals(number).name} again: killing every process")
             self.endings.add(ENDINGS[FAILED])
             self.hang_up()
         self.interrupted = self.interrupted or number in STOPPING
+        self.asked_to_stop = True
         self.orders.pass_on(signal.Signals(number).name)
 
     def hang_up(self) -> None:
@@ -117,7 +124,18 @@ class _Cluster:
                 sys.stdout.write(text)
                 sys.stdout.flush()
 
+    def failed(self) -> bool:
+        """Whether an agent told so, or a second signal made it so."""
+        return any(ending.startswith(ENDINGS[FAILED]) for ending in self.endings)
+
+    @property
+    def cause(self) -> str:
+        """Why it failed, as far as this side knows; the agents told of their processes."""
+        failed = sorted(ending for ending in self.endings if ending.startswith(ENDINGS[FAILED]))
+        return ", ".join(failed) or f"{self.argv[0]} ended with exit code {self.process.returncode}"
+
     def exit_code(self) -> int:
-        if self.process.returncode != DONE or ENDINGS[FAILED] in self.endings:
+        if self.process.returncode != DONE or self.failed():
             return FAILED
-        return STOPPED if ENDINGS[STOPPED] in self.endings else DONE
+        stopped = any(ending.startswith(ENDINGS[STOPPED]) for ending in self.endings)
+        return STOPPED if stopped else DONE

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,7 +20,8 @@ from collections.abc import Mapping, Sequence
 from neox.config.resolve import cuda_devices
 from neox.launch.argv import Node, node_workers
 from neox.launch.orders import Orders
-from neox.launch.supervise import DONE, FAILED, STOPPED, supervise
+from neox.launch.restarts import DONE, FAILED, STOPPED
+from neox.launch.supervise import supervise
 
 ENDING = "neox.launch.node: "
 ENDINGS = {STOPPED: "stopped after saving", FAILED: "failed"}
@@ -57,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
         threading.Thread(target=_end_with_launcher, args=(orders,), daemon=True).start()
     code = supervise(workers, environ, stdin=subprocess.DEVNULL)
     if code in ENDINGS:
-        print(f"{ENDING}{ENDINGS[code]}", flush=True)
+        print(f"{ENDING}{ENDINGS[code]} on {socket.gethostname()}", flush=True)
     return FAILED if code == FAILED else DONE
 
 

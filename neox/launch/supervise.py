@@ -22,8 +22,8 @@ from types import FrameType
 from typing import IO
 
 from neox.launch.argv import Worker
+from neox.launch.restarts import DONE, FAILED, STOPPED, with_restarts
 
-DONE, FAILED, STOPPED = 0, 1, 75  # STOPPED: saved after a signal; start again to go on
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 POLL_SECONDS = 0.05
@@ -49,26 +49,34 @@ def supervise(
     say: Callable[[str], None] | None = None,
     grace_seconds: float = GRACE_SECONDS,
     stdin: int | None = None,
+    max_restarts: int = 0,
 ) -> int:
     """Run the workers to their end and return the launcher's exit code.
 
     0 where all ended well; 75 where they stopped after saving; 1 where one failed: then the others are ended, with SIGKILL after
-    `grace_seconds`. Rank 0 has this process's stdout and stderr, and its stdin unless another is given; the lines of the others pass
+    `grace_seconds`, and all start again up to `max_restarts` times. Rank 0 has this process's stdout and stderr, and its stdin unless another is given; the lines of the others pass
     with their rank before them.
     """
-    return _Supervisor(environ, say or _say, grace_seconds, stdin).run(workers)
+    say = say or print_line
+    return with_restarts(lambda: _Supervisor(workers, environ, say, grace_seconds, stdin), max_restarts, say)
 
 
-def _say(line: str) -> None:
+def print_line(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
 class _Supervisor:
-    """The processes of one run."""
+    """The processes of one start of a run."""
 
     def __init__(
-        self, environ: Mapping[str, str], say: Callable[[str], None], grace_seconds: float, stdin: int | None
+        self,
+        workers: Sequence[Worker],
+        environ: Mapping[str, str],
+        say: Callable[[str], None],
+        grace_seconds: float,
+        stdin: int | None,
     ) -> None:
+        self.workers = workers
         self.environ = environ
         self.stdin = stdin
         self.say = say
@@ -78,15 +86,16 @@ class _Supervisor:
         self.asked_to_stop = False  # by any signal
         self.interrupted = False  # by one of STOPPING: the next of these kills
         self.failed = False
+        self.cause = ""
         self.kill_at: float | None = None
 
-    def run(self, workers: Sequence[Worker]) -> int:
+    def run(self) -> int:
         # What nohup or a shell has the launcher ignore stays ignored.
         heard = [number for number in FORWARDED if signal.getsignal(number) is not signal.SIG_IGN]
         before = {number: signal.signal(number, self.receive) for number in heard}
         _adopt_orphans()
         try:
-            for worker in workers:
+            for worker in self.workers:
                 self.running.append(self.start(worker))
             for running in self.running:
                 self.pump(running)
@@ -162,7 +171,8 @@ class _Supervisor:
         if self.asked_to_stop and code < 0:
             self.say(f"rank {running.worker.rank} was ended by {_signal_name(-code)} before it had saved")
         else:
-            self.say(_obituary(running, code))
+            self.cause = _cause(running, code)
+            self.say("\n".join([f"{self.cause}: ending the other processes", *_last_lines(running)]))
         self.kill_at = time.monotonic() + self.grace_seconds
         for other in self.running:
             if other.process.poll() is None:
@@ -190,16 +200,19 @@ class _Supervisor:
         return STOPPED if STOPPED in codes else DONE
 
 
-def _obituary(running: _Running, code: int) -> str:
+def _cause(running: _Running, code: int) -> str:
     how = f"was killed by {_signal_name(-code)}" if code < 0 else f"failed with exit code {code}"
     hint = " (the kernel does this where memory runs out)" if code == -signal.SIGKILL else ""
-    lines = [f"rank {running.worker.rank} {how}{hint}: ending the other processes"]
+    return f"rank {running.worker.rank} {how}{hint}"
+
+
+def _last_lines(running: _Running) -> list[str]:
     for thread in running.pumps:
         thread.join(timeout=1)
-    if running.lines:
-        lines.append(f"last lines of rank {running.worker.rank}:")
-        lines += [f"    {line.decode(errors='replace').rstrip()}" for line in running.lines]
-    return "\n".join(lines)
+    if not running.lines:
+        return []
+    lines = [f"    {line.decode(errors='replace').rstrip()}" for line in running.lines]
+    return [f"last lines of rank {running.worker.rank}:", *lines]
 
 
 def _signal_name(number: int) -> str:

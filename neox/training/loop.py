@@ -14,6 +14,7 @@ from neox.monitor.reporters import Reporters
 from neox.training.engine import Engine, StepResult
 from neox.training.schedule import learning_rate
 from neox.training.signals import StopRequest
+from neox.training.watchdog import Watchdog
 
 
 class NonFiniteLoss(RuntimeError):
@@ -40,6 +41,7 @@ def train(
     reporters: Reporters,
     throughput: Throughput,
     stop: StopRequest,
+    watchdog: Watchdog,
 ) -> Outcome:
     """Train until `train_iters`, or until a signal or `exit_interval` ends the run before.
 
@@ -55,6 +57,7 @@ def train(
     throughput.take()  # the time up to here is not training
 
     while progress.iteration < last and not leaving:
+        watchdog.heard()
         rate = learning_rate(config.optimization, progress.iteration)
         result = engine.train_step(batches, rate)
         progress = advance(progress, config)
@@ -74,14 +77,17 @@ def train(
         if logging:
             metrics |= step_metrics(result, rate, progress) | throughput.take() | memory_metrics(engine.device)
         if evaluating:
+            watchdog.heard()
             with throughput.paused():
                 metrics |= validation_metrics(evaluate())
         if metrics:
             reporters.report(step, metrics)
         if saving:
+            watchdog.heard()
             with throughput.paused():
                 save(progress)
             saved_at = step
+    watchdog.off()
     return Outcome(progress, interrupted and progress.iteration < last, saved_at == progress.iteration)
 
 

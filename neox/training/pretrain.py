@@ -26,6 +26,7 @@ from neox.training.engine import Engine
 from neox.training.evaluate import validation_loss
 from neox.training.loop import Outcome, train
 from neox.training.signals import StopRequest
+from neox.training.watchdog import Watchdog
 
 
 def pretrain(config: Config) -> Outcome:
@@ -84,6 +85,7 @@ def pretrain(config: Config) -> Outcome:
             reporters=reporters,
             throughput=throughput,
             stop=stop,
+            watchdog=Watchdog(config.run.hang_timeout_seconds),
         )
     finally:
         reporters.close()

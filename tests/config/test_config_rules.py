@@ -125,6 +125,11 @@ CASES = {
         "extra_save_iters",
         "step 11 is beyond train_iters 10",
     ),
+    "restarts_have_checkpoints": (
+        {"max_restarts": 2},
+        "max_restarts",
+        "a restart goes on from a checkpoint: give save",
+    ),
     "data_is_given_one_way": (
         {**CHARACTERS, "data_path": "a", "train_data_paths": ["b"], "valid_data_paths": ["c"]},
         "data_path",

@@ -33,7 +33,11 @@ def no_space(*_):
     raise OSError(28, "No space left on device")
 
 
-ACTIONS = {"kill9": kill9, "half": half_a_file, "full": no_space}
+def stop(*_):
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+ACTIONS = {"kill9": kill9, "stop": stop, "half": half_a_file, "full": no_space}
 
 
 def wrap(function, when, action, count):

@@ -17,7 +17,7 @@ from neox.launch.supervise import supervise
 
 count, script = int(sys.argv[1]), sys.argv[2]
 workers = [Worker(rank, (sys.executable, "-u", "-c", script), {"RANK": str(rank)}) for rank in range(count)]
-sys.exit(supervise(workers, grace_seconds=float(sys.argv[3])))
+sys.exit(supervise(workers, grace_seconds=float(sys.argv[3]), max_restarts=int(sys.argv[4])))
 """
 HEAD = """\
 import os, signal, subprocess, sys, time
@@ -40,10 +40,10 @@ def launch(tmp_path):
     """Start a launcher of workers that run `body` in an empty folder; afterwards no worker may be left."""
     launchers = []
 
-    def start(body, count=2, grace=0.5, **keywords):
+    def start(body, count=2, grace=0.5, restarts=0, **keywords):
         script = HEAD + body
         launcher = subprocess.Popen(
-            [sys.executable, "-c", LAUNCHER, str(count), script, str(grace)],
+            [sys.executable, "-c", LAUNCHER, str(count), script, str(grace), str(restarts)],
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
             stdout=subprocess.PIPE,
@@ -267,7 +267,7 @@ def test_rank_0_keeps_the_terminal(tmp_path):
     controller, terminal = os.openpty()
     script = HEAD + "sys.stdout.write(f'terminal {rank} {sys.stdout.isatty()} {sys.stdin.isatty()}\\n')"
     launcher = subprocess.Popen(
-        [sys.executable, "-c", LAUNCHER, "2", script, "1"],
+        [sys.executable, "-c", LAUNCHER, "2", script, "1", "0"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=terminal,
@@ -281,3 +281,37 @@ def test_rank_0_keeps_the_terminal(tmp_path):
     os.close(controller)
     assert "terminal 0 True True" in output
     assert "[rank 1] terminal 1 False False" in output
+
+
+LIVES = """
+lives = len(open(f"lives.{rank}").read()) if os.path.exists(f"lives.{rank}") else 0
+open(f"lives.{rank}", "a").write("x")
+"""
+
+
+def test_a_run_that_fails_starts_again(launch, tmp_path):
+    launcher = launch(LIVES + "if rank == 1 and lives < 2: os.kill(os.getpid(), signal.SIGKILL)\n", restarts=2)
+    _, errors = launcher.communicate(timeout=20)
+    assert launcher.returncode == 0
+    assert (tmp_path / "lives.1").read_text() == "xxx"
+    assert "restart 1 of 2 in 1 s" in errors
+    assert "restart 2 of 2 in 2 s" in errors
+
+
+def test_it_gives_up_and_tells_every_failure(launch):
+    launcher = launch(LIVES + "if rank == 0: sys.exit(3 + lives)\nready_and_wait()\n", restarts=1)
+    _, errors = launcher.communicate(timeout=20)
+    assert launcher.returncode == 1
+    assert errors.splitlines()[-3:] == [
+        "gave up after 1 restarts; what failed, in order:",
+        "    rank 0 failed with exit code 3",
+        "    rank 0 failed with exit code 4",
+    ]
+
+
+def test_a_run_that_was_told_to_stop_does_not_start_again(launch, tmp_path):
+    launcher = launch(LIVES + "on(signal.SIGTERM, 1); ready_and_wait()", restarts=3)
+    wait_ready(tmp_path)
+    launcher.terminate()
+    assert launcher.wait(10) == 1
+    assert (tmp_path / "lives.0").read_text() == "x"

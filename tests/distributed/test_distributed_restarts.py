@@ -1,0 +1,27 @@
+"""A run that breaks starts again by itself, and one that hangs breaks."""
+
+from pathlib import Path
+
+from support.runs import ROOT, curve, run, write_config
+
+FAULTS = {"PYTHONPATH": f"{ROOT}/tests/faults"}
+KEYS = {"train_iters": 6, "checkpoint_factor": 2, "num_gpus": 2, "eval_interval": 100}
+METRICS = ("train/lm_loss", "train/grad_norm", "train/consumed_tokens")
+
+
+def test_a_run_restarts_from_its_newest_checkpoint(char_data: Path, tmp_path: Path) -> None:
+    """Rank 0 dies in its fourth step of every life: at step 4, and, going on from 2, at step 6."""
+    config = write_config(tmp_path / "faulty", char_data, **KEYS, max_restarts=2)
+    output = run("train.py", config, **FAULTS, NEOX_FAULT="step:kill9:4")
+    assert "restart 2 of 2" in output
+    assert "at iteration 4" in output
+    run("train.py", write_config(tmp_path / "straight", char_data, **KEYS))
+    assert curve(tmp_path / "faulty", *METRICS) == curve(tmp_path / "straight", *METRICS)
+
+
+def test_a_rank_that_hangs_ends_the_run_with_the_stacks_of_the_others(char_data: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path, char_data, **KEYS, hang_timeout_seconds=20)
+    output = run("train.py", config, expect=1, **FAULTS, NEOX_FAULT="step:stop:3", NEOX_FAULT_RANK="1")
+    assert "Timeout (0:00:20)!" in output
+    assert 'loop.py", line' in output, "a stack shows where it hangs"
+    assert "rank 0 failed with exit code 1" in output
