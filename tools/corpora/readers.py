@@ -51,11 +51,11 @@ def read_brown(files: Files) -> Titled:
         paragraphs = (
             " ".join(pair.rpartition("/")[0] for pair in paragraph.split()) for paragraph in tagged.split("\n\t")
         )
-        yield title, "\n\n".join(_untokenized(paragraph) for paragraph in paragraphs if paragraph)
+        yield title, "\n\n".join(_printed(paragraph) for paragraph in paragraphs if paragraph)
 
 
-def _untokenized(text: str) -> str:
-    """Words and marks put together again as they are printed."""
+def _printed(text: str) -> str:
+    """Words and marks put together again, as in print."""
     text = re.sub(r"([.;?!]) \1", r"\1", text)  # the corpus has these marks twice
     text = re.sub(r" ?'' ?(?=[.,;:?!)]|$)|(?<=[.,;:?!]) ''", '"', text)
     text = text.replace("`` ", '"').replace(" ''", '"')
@@ -74,11 +74,7 @@ def _plain_text(message: Message) -> str:
     """The first plain part of a message, or nothing."""
     for part in message.walk():
         if part.get_content_type() == "text/plain" and not part.is_multipart():
-            content = part.get_payload(decode=True)
-            try:
-                return content.decode(part.get_content_charset("ascii"))
-            except (LookupError, UnicodeDecodeError):  # an unknown name of a character set, or the wrong one
-                return _decoded(content)
+            return _decoded(part.get_payload(decode=True), part.get_content_charset("utf-8"))
     return ""
 
 
@@ -112,10 +108,10 @@ def _texts(files: Files, pattern: str) -> Titled:
             yield wanted[1], _decoded(content)
 
 
-def _decoded(content: bytes) -> str:
-    """UTF-8, or what older texts are in; lines end in a line feed."""
+def _decoded(content: bytes, encoding: str = "utf-8-sig") -> str:
+    """Text in its encoding; where that is wrong or unknown, in Latin-1, as most older texts. Lines end in a line feed."""
     try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
+        text = content.decode(encoding)
+    except (LookupError, UnicodeDecodeError):
         text = content.decode("latin-1")
     return text.replace("\r\n", "\n").removesuffix("\x1a")
