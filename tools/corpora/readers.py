@@ -57,6 +57,7 @@ def read_brown(files: Files) -> Titled:
 def _printed(text: str) -> str:
     """Words and marks put together again, as in print."""
     text = re.sub(r"([.;?!]) \1", r"\1", text)  # the corpus has these marks twice
+    # a closing quote ('') has no space before it, nor between it and a mark on either side; an opening one (``) none after it
     text = re.sub(r" ?'' ?(?=[.,;:?!)]|$)|(?<=[.,;:?!]) ''", '"', text)
     text = text.replace("`` ", '"').replace(" ''", '"')
     return re.sub(r"([(\[]) ", r"\1", re.sub(r" ([.,;:?!)\]])", r"\1", text))
