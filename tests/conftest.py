@@ -15,6 +15,12 @@ PROSE = (
 )
 
 
+def pytest_configure() -> None:
+    """What this process is started from may ignore signals that the launched processes are to hear."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.fixture(scope="session")
 def char_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prefix of a small data set of 40 documents in the character tokenizer's ids."""

@@ -248,7 +248,10 @@ def _sample_data(draft: Draft, around: Surroundings) -> None:
         return
     updates: dict[str, Any] = {"data_path": SAMPLE_DATA} if around.trains else {}
     tokenizer = draft.config.tokenizer
-    if not {"vocab_file", "merge_file"} & (draft.given | draft.broken) and "tokenizer_type" not in draft.broken:
+    # outside training a tokenizer that needs no files is taken as it is
+    complete = not around.trains and "tokenizer_type" in draft.given and tokenizer.tokenizer_type == "CharLevelTokenizer"
+    given = draft.given | draft.broken
+    if not complete and not {"vocab_file", "merge_file"} & given and "tokenizer_type" not in draft.broken:
         instead = f" instead of {tokenizer.tokenizer_type}" if tokenizer.tokenizer_type != SAMPLE_TOKENIZER else ""
         updates |= {"tokenizer_type": SAMPLE_TOKENIZER, "vocab_file": SAMPLE_VOCAB, "merge_file": SAMPLE_MERGES}
         words = f"{SAMPLE_TOKENIZER} of {SAMPLE_VOCAB}{instead}"

@@ -39,7 +39,7 @@ class Shard:
         total = sum(sizes) or 1
         owners, owner = [], -1
         for index, (end, size) in enumerate(zip(accumulate(sizes), sizes)):
-            fair = int((end - size / 2) / total * self.count)
+            fair = min(self.count - 1, int((end - size / 2) / total * self.count))
             # whatever the sizes are, no shard goes away with nothing
             owner = min(max(fair, self.count - (len(paths) - index)), owner + 1)
             owners.append(owner)

@@ -34,6 +34,10 @@ def main(argv: Sequence[str]) -> int:
     os.chdir(arguments.folder)
     orders = Orders(arguments.orders)
     environ = {**os.environ, **orders.environment()}
+    # The processes are no ranks of MPI, from whose variables DeepSpeed would take their places; and though mpirun gives them a
+    # terminal, nobody sits at it.
+    of_workers = {name: value for name, value in environ.items() if not name.startswith(("OMPI_", "PMIX_"))}
+    of_workers["TTY_COMPATIBLE"] = "0"
     slots = [tuple(int(slot) for slot in part.split(",")) for part in arguments.slots.split(":")]
     rank = node_rank(environ) if arguments.node_rank is None else arguments.node_rank
     node = Node(
@@ -48,16 +52,15 @@ def main(argv: Sequence[str]) -> int:
         node,
         arguments.script,
         root=os.environ["PYTHONPATH"].split(":")[0],
-        environ=environ,
+        environ=of_workers,
         cores=len(os.sched_getaffinity(0)),
         devices=cuda_devices(environ),
     )
     threading.Thread(target=_obey, args=(orders,), daemon=True).start()
-    if (
-        environ.get("OMPI_COMM_WORLD_RANK", "0") == "0"
-    ):  # MPI's input is the first agent's alone; it ends the others itself
+    # MPI's input is the first agent's alone; it ends the others itself
+    if environ.get("OMPI_COMM_WORLD_RANK", "0") == "0":
         threading.Thread(target=_end_with_launcher, args=(orders,), daemon=True).start()
-    code = supervise(workers, environ, stdin=subprocess.DEVNULL)
+    code = supervise(workers, of_workers, stdin=subprocess.DEVNULL)
     if code in ENDINGS:
         print(f"{ENDING}{ENDINGS[code]} on {socket.gethostname()}", flush=True)
     return FAILED if code == FAILED else DONE

@@ -153,8 +153,10 @@ def test_a_run_stops_resumes_and_ends_as_on_one_host(cluster, tmp_path, char_dat
     """Train, be told to stop, go on: the losses are those of a run of two processes here."""
     config = write_config(tmp_path / "cluster", char_data, train_iters=30, **cluster.keys)
     process = cluster.start(tmp_path / "cluster", "train.py", config)
-    lines = iter(process.stdout.readline, "")
-    assert any("iteration 3/30" in line for line in lines)
+    seen: list[str] = []
+    while not seen or "iteration 3/30" not in seen[-1]:
+        seen.append(process.stdout.readline())
+        assert seen[-1], "".join(seen)
     process.send_signal(signal.SIGUSR1)
     finish(process, expect=75)
     finish(cluster.start(tmp_path / "cluster", "train.py", config))
