@@ -324,6 +324,9 @@ class CheckpointConfig(Section):
     extra_save_iters: list[NonNegativeInt] = Field([], description="further steps to save at")
     keep_last_n_checkpoints: PositiveInt | None = Field(None, description="older checkpoints than these are removed")
     finetune: bool = Field(False, description="take only the weights from load: fresh optimizer, schedule and data")
+    allow_data_change: bool = Field(
+        False, description="go on although the data or their order are not those of the checkpoint"
+    )
 
 
 class DataConfig(Section):

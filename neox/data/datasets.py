@@ -16,6 +16,7 @@ import numpy
 from neox.config.errors import ConfigError
 from neox.config.sections import DataConfig
 from neox.data.index_cache import writable_folder
+from neox.data.mixtures import Part, mixture
 from neox.data.samples import BlendedSamples, IndexedDataset, Samples, SamplesConfig, Split, TokenizerFacts
 from neox.data.store import StoreFacts, check_store
 from neox.parallel.topology import Topology
@@ -57,12 +58,8 @@ def build_datasets(
     """
     if data.eod_mask_loss and tokenizer.eod is None:
         raise ConfigError("eod_mask_loss: the tokenizer has no end-of-document token")
-    mixtures = [
-        (data.train_data_paths, data.train_data_weights),
-        (data.valid_data_paths, data.valid_data_weights),
-        (data.test_data_paths, data.test_data_weights),
-    ]
-    prefixes = [prefix for paths, _ in mixtures for prefix in paths or []] or [data.data_path]
+    paths = (data.train_data_paths, data.valid_data_paths, data.test_data_paths)
+    prefixes = [prefix for given in paths for prefix in given or []] or [data.data_path]
     assert prefixes != [None], "resolve() fills data_path where no data key is given"
     facts = _check_stores(prefixes, tokenizer.vocab_size)
     if data.mmap_warmup and topology.local_rank == 0:
@@ -74,8 +71,8 @@ def build_datasets(
         return Datasets(*sampler.split(data.data_path, data.split, samples))
     return Datasets(
         *(
-            sampler.mixture(paths, weights, size, split) if paths and size else None
-            for (paths, weights), size, split in zip(mixtures, samples, Split, strict=True)
+            sampler.mixture(parts, size, split) if size and (parts := mixture(data, split.name)) else None
+            for size, split in zip(samples, Split, strict=True)
         )
     )
 
@@ -111,35 +108,24 @@ class _Sampler:
             for (begin, end), size, kind in zip(bounds, sizes, Split, strict=True)
         ]
 
-    def mixture(
-        self, prefixes: Sequence[str], weights: Sequence[float] | None, size: int, kind: Split
-    ) -> SampleDataset | None:
-        """Whole stores mixed by weight, equally where none are given; a store of weight 0 is left out."""
-        weights = weights or [1.0] * len(prefixes)
-        if len(weights) != len(prefixes) or sum(weights) == 0:
-            name = f"{kind.name}_data_weights"
-            raise ConfigError(
-                f"{name}: it takes one weight for each of the {len(prefixes)} paths, and not all of them 0"
-            )
-        parts = [
-            (prefix, weight / sum(weights)) for prefix, weight in zip(prefixes, weights, strict=True) if weight > 0
-        ]
+    def mixture(self, parts: Sequence[Part], size: int, kind: Split) -> SampleDataset:
+        """Whole stores mixed by their shares."""
         alone = len(parts) == 1
         datasets = [
             self._samples(
-                prefix,
+                part.prefix,
                 0,
-                len(self._store(prefix)),
-                size if alone else ceil(ceil(size * weight) * SURPLUS),
+                len(self._store(part.prefix)),
+                size if alone else ceil(ceil(size * part.share) * SURPLUS),
                 kind,
                 required=True,
                 settings={},
             )
-            for prefix, weight in parts
+            for part in parts
         ]
         if alone:
             return datasets[0]
-        return BlendedSamples(datasets, [weight for _, weight in parts], size, self._settings(parts[0][0]))
+        return BlendedSamples(datasets, [part.share for part in parts], size, self._settings(parts[0].prefix))
 
     def _samples(
         self, prefix: str, begin: int, end: int, size: int, kind: Split, required: bool, settings: dict

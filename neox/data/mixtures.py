@@ -1,0 +1,32 @@
+"""Which token files training, validation and test read, and how much of each. Knows nothing about samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from neox.config.errors import ConfigError
+from neox.config.sections import DataConfig
+
+USES = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One pair of token files in a mixture."""
+
+    prefix: str
+    share: float  # of the samples; those of a mixture sum to 1
+
+
+def mixture(data: DataConfig, use: str) -> list[Part]:
+    """What `train`, `valid` or `test` reads of lists of paths, empty where there is no list; equal shares without weights.
+
+    A pair of weight 0 is left out. Raises ConfigError that names the key where the weights do not fit the paths.
+    """
+    prefixes = getattr(data, f"{use}_data_paths") or []
+    weights = getattr(data, f"{use}_data_weights") or [1.0] * len(prefixes)
+    if len(weights) != len(prefixes) or (prefixes and sum(weights) == 0):
+        raise ConfigError(
+            f"{use}_data_weights: it takes one weight for each of the {len(prefixes)} paths, and not all of them 0"
+        )
+    return [Part(prefix, weight / sum(weights)) for prefix, weight in zip(prefixes, weights, strict=True) if weight > 0]
