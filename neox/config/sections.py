@@ -194,6 +194,9 @@ class BatchConfig(Section):
         None, description="forward and backward passes in one optimizer step"
     )
     train_iters: PositiveInt | None = Field(None, description="optimizer steps of the whole run")
+    train_epochs: PositiveInt | None = Field(
+        None, description="how many times the training data are read, instead of train_iters"
+    )
 
 
 class OptimizerParams(Section):
@@ -342,6 +345,12 @@ class DataConfig(Section):
     train_data_weights: list[NonNegativeFloat] | None = Field(None, description="share of each training prefix")
     valid_data_weights: list[NonNegativeFloat] | None = Field(None, description="share of each validation prefix")
     test_data_weights: list[NonNegativeFloat] | None = Field(None, description="share of each test prefix")
+    weight_by_num_documents: bool = Field(
+        False, description="share of each prefix by its documents, to the power of weighted_sampler_alpha"
+    )
+    weighted_sampler_alpha: NonNegativeFloat = Field(
+        1.0, description="1 keeps the shares of the documents, less gives small prefixes more, 0 makes all equal"
+    )
     split: str = Field("969, 30, 1", description="shares of data_path for training, validation and test")
     eod_mask_loss: bool = Field(False, description="leave what follows an end-of-document token out of the loss")
     mmap_warmup: bool = Field(False, description="read the token files once at the start, to fill the page cache")

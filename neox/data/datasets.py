@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, inf
+from math import ceil
 from pathlib import Path
 
 import numpy
 
+from neox.config.epochs import split_bounds
 from neox.config.errors import ConfigError
 from neox.config.sections import DataConfig
 from neox.data.index_cache import writable_folder
@@ -75,19 +76,6 @@ def build_datasets(
             for size, split in zip(samples, Split, strict=True)
         )
     )
-
-
-def split_bounds(split: str, documents: int) -> list[tuple[int, int]]:
-    """The documents of training, validation and test, [begin, end), by shares such as "969, 30, 1"."""
-    try:
-        shares = [float(share) for share in split.replace("/", ",").split(",")]
-    except ValueError:
-        shares = []
-    if not 1 <= len(shares) <= 3 or not all(0 <= share < inf for share in shares) or sum(shares) == 0:
-        raise ConfigError(f'split: {split!r} is not up to three shares of the data, as in "969, 30, 1"')
-    shares += [0.0] * (3 - len(shares))
-    ends = [round(sum(shares[: index + 1]) / sum(shares) * documents) for index in range(3)]
-    return list(zip([0, *ends[:2]], ends, strict=True))
 
 
 class _Sampler:

@@ -169,6 +169,12 @@ FURTHER_CASES = [
     ({**CHARACTERS, "train_data_paths": [], "valid_data_paths": ["c"]}, "is an empty list"),
     ({"train_data_weights": [1.0]}, "has no train_data_paths to weigh"),
     ({**CHARACTERS, "train_data_paths": ["a"], "valid_data_paths": ["a"], "train_data_weights": [0]}, "weights are 0"),
+    (
+        {**CHARACTERS, "train_data_paths": ["a"], "valid_data_paths": ["a"], "train_data_weights": [1]}
+        | {"weight_by_num_documents": True},
+        "weight_by_num_documents is given too",
+    ),
+    ({"weight_by_num_documents": True}, "weight_by_num_documents: has no train_data_paths to weigh"),
     ({"data_path": "a"}, "merge_file: is missing: GPT2BPETokenizer needs it"),
     ({"deepspeed_extra_args": {"train_batch_size": 4}}, "train_batch_size is set by the key train_batch_size already"),
     ({"deepspeed_extra_args": {"steps_per_print": 4}}, "steps_per_print is set by the engine"),

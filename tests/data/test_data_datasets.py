@@ -12,9 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from neox.config.epochs import split_bounds
 from neox.config.errors import ConfigError
 from neox.config.sections import DataConfig, TokenizerConfig
-from neox.data.datasets import build_datasets, split_bounds
+from neox.data.datasets import build_datasets
 from neox.data.samples import GPTDataset, GPTDatasetConfig, TokenizerFacts
 from neox.data.store import StoreWriter
 from neox.parallel.topology import Topology
