@@ -95,7 +95,7 @@ OTHER_KEYS: dict[str, Other] = {
         wandb_name="wandb_run_name",
         wandb_entity="wandb_team",
         checkpoint_path="load",
-        label_data_paths="train_data_paths (labels of their own are not supported yet)",
+        label_data_paths="train_label_data_paths",
     ),
     "optimizer_type": Other("renamed", "optimizer.type", ("adam",)),
     "clip_grad": Other("renamed", "gradient_clipping", (1.0, 1)),
@@ -231,7 +231,6 @@ OTHER_KEYS: dict[str, Other] = {
             f"{name}_data_paths": ()
             for split in ("train", "valid", "test")
             for name in (
-                f"{split}_label",
                 f"{split}_reward",
                 f"pos_{split}",
                 f"neg_{split}",

@@ -251,6 +251,18 @@ def weights_fit_paths(config: Any) -> Complaints:
         yield "weight_by_num_documents", "has no train_data_paths to weigh"
 
 
+def labels_fit_paths(config: Any) -> Complaints:
+    for split in ("train", "valid", "test"):
+        paths, labels = getattr(config.data, f"{split}_data_paths"), getattr(config.data, f"{split}_label_data_paths")
+        key = f"{split}_label_data_paths"
+        if labels is None:
+            continue
+        if paths is None:
+            yield key, f"has no {split}_data_paths to label"
+        elif len(labels) != len(paths):
+            yield key, f"{len(labels)} prefixes for {len(paths)} {split}_data_paths"
+
+
 def split_is_three_shares(config: Any) -> Complaints:
     text = config.data.split
     try:
@@ -392,6 +404,7 @@ RULES: list[Rule] = [
     momentum_is_for_sgd,
     finetuning_needs_weights,
     weights_fit_paths,
+    labels_fit_paths,
     split_is_three_shares,
     tokenizer_has_its_files,
     extra_settings_are_extra,

@@ -345,6 +345,11 @@ class DataConfig(Section):
     train_data_weights: list[NonNegativeFloat] | None = Field(None, description="share of each training prefix")
     valid_data_weights: list[NonNegativeFloat] | None = Field(None, description="share of each validation prefix")
     test_data_weights: list[NonNegativeFloat] | None = Field(None, description="share of each test prefix")
+    train_label_data_paths: list[str] | None = Field(
+        None, description="labels of each training prefix: the token to predict, or -100 where nothing is learned"
+    )
+    valid_label_data_paths: list[str] | None = Field(None, description="labels of each validation prefix")
+    test_label_data_paths: list[str] | None = Field(None, description="labels of each test prefix")
     weight_by_num_documents: bool = Field(
         False, description="share of each prefix by its documents, to the power of weighted_sampler_alpha"
     )
@@ -354,6 +359,11 @@ class DataConfig(Section):
     split: str = Field("969, 30, 1", description="shares of data_path for training, validation and test")
     eod_mask_loss: bool = Field(False, description="leave what follows an end-of-document token out of the loss")
     mmap_warmup: bool = Field(False, description="read the token files once at the start, to fill the page cache")
+
+    @property
+    def masks_loss(self) -> bool:
+        """Whether tokens may be left out of the loss."""
+        return bool(self.eod_mask_loss or self.train_label_data_paths or self.valid_label_data_paths)
 
 
 class TokenizerConfig(Section):

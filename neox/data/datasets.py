@@ -17,9 +17,17 @@ from neox.config.epochs import split_bounds
 from neox.config.errors import ConfigError
 from neox.config.sections import DataConfig
 from neox.data.index_cache import writable_folder
-from neox.data.mixtures import Part, mixture
-from neox.data.samples import BlendedSamples, IndexedDataset, Samples, SamplesConfig, Split, TokenizerFacts
-from neox.data.store import StoreFacts, check_store
+from neox.data.mixtures import USES, Part, mixture
+from neox.data.samples import (
+    BlendedSamples,
+    IndexedDataset,
+    LabelledSamples,
+    Samples,
+    SamplesConfig,
+    Split,
+    TokenizerFacts,
+)
+from neox.data.store import StoreFacts, check_store, read_lengths
 from neox.parallel.topology import Topology
 from neox.tokenizer.tokenizer import Tokenizer
 
@@ -30,6 +38,8 @@ SampleDataset = Samples | BlendedSamples
 SURPLUS = 1.005
 
 TOKENS_LOOKED_AT = 1_000_000
+
+NO_LABEL = -100  # marks a token that is not learned, as in gpt-neox and torch
 
 
 @dataclass(frozen=True)
@@ -63,8 +73,11 @@ def build_datasets(
     prefixes = [prefix for given in paths for prefix in given or []] or [data.data_path]
     assert prefixes != [None], "resolve() fills data_path where no data key is given"
     facts = _check_stores(prefixes, tokenizer.vocab_size)
+    labelled = [part for use in USES for part in mixture(data, use) if part.labels is not None]
+    for part in labelled:
+        _check_labels(part, facts[part.prefix], tokenizer.vocab_size)
     if data.mmap_warmup and topology.local_rank == 0:
-        for prefix in facts:
+        for prefix in [*facts, *(part.labels for part in labelled)]:
             _read_through(Path(f"{prefix}.bin"))
 
     sampler = _Sampler(seq_length, seed, data.eod_mask_loss, TokenizerFacts(tokenizer.vocab_size, tokenizer.eod))
@@ -108,6 +121,7 @@ class _Sampler:
                 kind,
                 required=True,
                 settings={},
+                labels=part.labels,
             )
             for part in parts
         ]
@@ -116,7 +130,15 @@ class _Sampler:
         return BlendedSamples(datasets, [part.share for part in parts], size, self._settings(parts[0].prefix))
 
     def _samples(
-        self, prefix: str, begin: int, end: int, size: int, kind: Split, required: bool, settings: dict
+        self,
+        prefix: str,
+        begin: int,
+        end: int,
+        size: int,
+        kind: Split,
+        required: bool,
+        settings: dict,
+        labels: str | None = None,
     ) -> Samples | None:
         """`size` samples of the documents [begin, end) of a store."""
         if size == 0:
@@ -131,7 +153,8 @@ class _Sampler:
                 f"{self.seq_length + 1:,}"
             )
         documents = numpy.arange(begin, end, dtype=numpy.int32)
-        return Samples(store, prefix, documents, size, kind, self._settings(prefix, **settings))
+        arguments = store, prefix, documents, size, kind, self._settings(prefix, **settings)
+        return Samples(*arguments) if labels is None else LabelledSamples(self._store(labels), *arguments)
 
     def _settings(self, prefix: str, **settings) -> SamplesConfig:
         return SamplesConfig(
@@ -158,7 +181,7 @@ def _check_stores(prefixes: Sequence[str], vocab_size: int) -> dict[str, StoreFa
     for prefix in dict.fromkeys(prefixes):
         try:
             facts[prefix] = check_store(prefix)
-            _check_vocabulary(prefix, facts[prefix], vocab_size)
+            _check_vocabulary(prefix, facts[prefix], 0, vocab_size)
         except ConfigError as error:
             complaints.extend(error.complaints)
     if complaints:
@@ -166,10 +189,23 @@ def _check_stores(prefixes: Sequence[str], vocab_size: int) -> dict[str, StoreFa
     return facts
 
 
-def _check_vocabulary(prefix: str, facts: StoreFacts, vocab_size: int) -> None:
+def _check_labels(part: Part, facts: StoreFacts, vocab_size: int) -> None:
+    """Check the token files that hold the labels of others, whose facts these are."""
+    found = check_store(part.labels)
+    lengths = read_lengths(part.prefix), read_lengths(part.labels)
+    if found.sequences != facts.sequences or not all(map(numpy.array_equal, *lengths)):
+        raise ConfigError(
+            f"{part.labels}.idx: its sequences are not as long as those of {part.prefix}.idx, which it labels: "
+            "they were not made together"
+        )
+    _check_vocabulary(part.labels, found, NO_LABEL, vocab_size)
+
+
+def _check_vocabulary(prefix: str, facts: StoreFacts, lowest: int, vocab_size: int) -> None:
+    """Check that the first tokens are ids of the tokenizer, or `lowest`, which may be less than 0."""
     head = numpy.fromfile(f"{prefix}.bin", dtype=facts.dtype, count=TOKENS_LOOKED_AT)
-    if head.min() < 0 or head.max() >= vocab_size:
-        outside = head.max() if head.min() >= 0 else head.min()
+    if head.min() < lowest or head.max() >= vocab_size:
+        outside = head.max() if head.min() >= lowest else head.min()
         raise ConfigError(
             f"{prefix}.bin: token {outside} is not among the {vocab_size:,} ids of the tokenizer: it was made with another one"
         )

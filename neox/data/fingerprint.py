@@ -47,11 +47,12 @@ def fingerprint(data: DataConfig, seq_length: int, seed: int, tokenizer: Tokeniz
     ]
     if data.data_path is not None:
         return [*facts, Fact("split", data.split.replace(" ", "")), _files("data_path", data.data_path, "")]
-    return facts + [
-        _files(f"{use}_data_paths", part.prefix, f", share {part.share:.6g}")
-        for use in USES
-        for part in mixture(data, use)
-    ]
+    for use in USES:
+        for part in mixture(data, use):
+            facts.append(_files(f"{use}_data_paths", part.prefix, f", share {part.share:.6g}"))
+            if part.labels is not None:
+                facts.append(_files(f"{use}_label_data_paths", part.labels, ""))
+    return facts
 
 
 def changes(before: Sequence[Fact], now: Sequence[Fact]) -> list[str]:

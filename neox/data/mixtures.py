@@ -17,6 +17,7 @@ class Part:
 
     prefix: str
     share: float  # of the samples; those of a mixture sum to 1
+    labels: str | None = None  # prefix of the pair that holds its labels; without one, each token is a label
 
 
 def mixture(data: DataConfig, use: str) -> list[Part]:
@@ -37,4 +38,9 @@ def mixture(data: DataConfig, use: str) -> list[Part]:
         raise ConfigError(
             f"{use}_data_weights: it takes one weight for each of the {len(prefixes)} paths, and not all of them 0"
         )
-    return [Part(prefix, weight / sum(weights)) for prefix, weight in zip(prefixes, weights, strict=True) if weight > 0]
+    labels = getattr(data, f"{use}_label_data_paths") or [None] * len(prefixes)
+    return [
+        Part(prefix, weight / sum(weights), label)
+        for prefix, weight, label in zip(prefixes, weights, labels, strict=True)
+        if weight > 0
+    ]

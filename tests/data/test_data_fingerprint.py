@@ -91,6 +91,12 @@ def test_an_added_and_a_removed_file_are_named(pair, tmp_path):
     assert any("- train_data_paths: c, 4 bytes" in line for line in changes(now, before))
 
 
+def test_labels_count_as_data(pair):
+    given = {"train_data_paths": [pair[0]], "valid_data_paths": [pair[0]]}
+    (line,) = changes(facts(**given), facts(**given, train_label_data_paths=[pair[1]]))
+    assert line.startswith("+ train_label_data_paths: b, 4 bytes")
+
+
 def test_each_setting_counts_and_the_vocabulary_too(pair, tmp_path):
     vocabulary = tmp_path / "tokenizer.json"
     vocabulary.write_text("{}")
