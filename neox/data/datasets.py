@@ -105,8 +105,8 @@ class _Sampler:
         """The shares of one store."""
         bounds = split_bounds(split, len(self._store(prefix)))
         return [
-            self._samples(prefix, begin, end, size, kind, required=kind is Split.train, settings={"split": split})
-            for (begin, end), size, kind in zip(bounds, sizes, Split, strict=True)
+            self._samples(Part(prefix, 1.0), documents, size, kind, split)
+            for documents, size, kind in zip(bounds, sizes, Split, strict=True)
         ]
 
     def mixture(self, parts: Sequence[Part], size: int, kind: Split) -> SampleDataset:
@@ -114,14 +114,10 @@ class _Sampler:
         alone = len(parts) == 1
         datasets = [
             self._samples(
-                part.prefix,
-                0,
-                len(self._store(part.prefix)),
+                part,
+                (0, len(self._store(part.prefix))),
                 size if alone else ceil(ceil(size * part.share) * SURPLUS),
                 kind,
-                required=True,
-                settings={},
-                labels=part.labels,
             )
             for part in parts
         ]
@@ -130,37 +126,34 @@ class _Sampler:
         return BlendedSamples(datasets, [part.share for part in parts], size, self._settings(parts[0].prefix))
 
     def _samples(
-        self,
-        prefix: str,
-        begin: int,
-        end: int,
-        size: int,
-        kind: Split,
-        required: bool,
-        settings: dict,
-        labels: str | None = None,
+        self, part: Part, documents: tuple[int, int], size: int, kind: Split, split: str | None = None
     ) -> Samples | None:
-        """`size` samples of the documents [begin, end) of a store."""
+        """`size` samples of the documents [begin, end) of a store: a share of it by `split`, or all of it."""
         if size == 0:
             return None
-        store = self._store(prefix)
+        store, (begin, end) = self._store(part.prefix), documents
         tokens = int(store.sequence_lengths[begin:end].sum(dtype=numpy.int64))
         if tokens < self.seq_length + 1:
-            if not required:
+            if split is not None and kind is not Split.train:
                 return None
             raise ConfigError(
-                f"{prefix}: {tokens:,} tokens for {kind.name} are fewer than one sample of seq_length + 1 = "
+                f"{part.prefix}: {tokens:,} tokens for {kind.name} are fewer than one sample of seq_length + 1 = "
                 f"{self.seq_length + 1:,}"
             )
-        documents = numpy.arange(begin, end, dtype=numpy.int32)
-        arguments = store, prefix, documents, size, kind, self._settings(prefix, **settings)
-        return Samples(*arguments) if labels is None else LabelledSamples(self._store(labels), *arguments)
+        numbers = numpy.arange(begin, end, dtype=numpy.int32)
+        arguments = store, part.prefix, numbers, size, kind, self._settings(part.prefix, split)
+        return Samples(*arguments) if part.labels is None else LabelledSamples(self._store(part.labels), *arguments)
 
-    def _settings(self, prefix: str, **settings) -> SamplesConfig:
+    def _settings(self, prefix: str, split: str | None = None) -> SamplesConfig:
+        blend = (
+            {"blend_per_split": [([prefix], None)] * 3}
+            if split is None
+            else {"blend": ([prefix], None), "split": split}
+        )
         return SamplesConfig(
             random_seed=self.seed,
             sequence_length=self.seq_length,
-            **({"blend": ([prefix], None)} | settings if settings else {"blend_per_split": [([prefix], None)] * 3}),
+            **blend,
             tokenizer=self.tokenizer,
             reset_position_ids=False,
             reset_attention_mask=False,
