@@ -27,6 +27,7 @@ class Progress:
     consumed_samples: int = 0  # the position in the data
     consumed_tokens: int = 0
     wandb_run_id: str | None = None
+    data: Sequence[Mapping[str, Any]] | None = None  # the fingerprint of what was read; None where nobody knows it
 
 
 @dataclass(frozen=True)

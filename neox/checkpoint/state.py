@@ -142,9 +142,9 @@ def _read_rank(state: TrainingState, folder: Path, weights_only: bool) -> Progre
     if stage3:
         optimizer.checkpoint_event_epilogue()
     facts = json.loads((folder / PROGRESS).read_bytes())
-    progress = Progress(**{name: facts[name] for name in asdict(Progress())})
+    progress = Progress(**{name: facts[name] for name in asdict(Progress()) if name in facts})
     if weights_only:
-        return replace(progress, iteration=0, consumed_samples=0, consumed_tokens=0, wandb_run_id=None)
+        return replace(progress, iteration=0, consumed_samples=0, consumed_tokens=0, wandb_run_id=None, data=None)
     _set_counters(optimizer, facts)
     if layout.read_manifest(folder)["layout"] == _describe(topology):
         _set_random_state(reader, topology)

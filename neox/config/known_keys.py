@@ -95,7 +95,7 @@ OTHER_KEYS: dict[str, Other] = {
         wandb_name="wandb_run_name",
         wandb_entity="wandb_team",
         checkpoint_path="load",
-        label_data_paths="train_data_paths (labels of their own are not supported yet)",
+        label_data_paths="train_label_data_paths",
     ),
     "optimizer_type": Other("renamed", "optimizer.type", ("adam",)),
     "clip_grad": Other("renamed", "gradient_clipping", (1.0, 1)),
@@ -171,7 +171,6 @@ OTHER_KEYS: dict[str, Other] = {
         "memory_profiling_path",
         "profile_step_start",
         "profile_step_stop",
-        "weighted_sampler_alpha",
         "dpo_fp32",
         "dpo_reference_free",
         "dpo_beta",
@@ -224,7 +223,6 @@ OTHER_KEYS: dict[str, Other] = {
         override_lr_scheduler=False,
         use_checkpoint_lr_scheduler=False,
     ),
-    **_refused("give train_iters", train_epochs=()),
     # The objective and its data.
     **_refused(_OBJECTIVE, train_impl="normal", z_loss=(0.0, 0), dataset_impl="gpt2"),
     **_refused(
@@ -233,7 +231,6 @@ OTHER_KEYS: dict[str, Other] = {
             f"{name}_data_paths": ()
             for split in ("train", "valid", "test")
             for name in (
-                f"{split}_label",
                 f"{split}_reward",
                 f"pos_{split}",
                 f"neg_{split}",
@@ -245,7 +242,6 @@ OTHER_KEYS: dict[str, Other] = {
     **_refused("only packed samples are supported: documents follow one another", pack_impl="packed"),
     **_refused("documents are always cut to fill a sample", allow_chopped=True),
     **_refused("only the .bin/.idx format (mmap) is read", data_impl=("mmap", "infer")),
-    **_refused("give train_data_weights", weight_by_num_documents=False),
     **_refused("the data must be visible to every machine", use_shared_fs=True),
     **_refused("weights are not served during training", serve_model_weights=False),
     # Checkpoints.

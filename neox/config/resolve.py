@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from neox.config.draft import Draft, Refusal
+from neox.config.epochs import epochs_in_steps
 from neox.config.errors import ConfigError
 from neox.config.hosts import hosts_of_run
 
@@ -62,9 +63,11 @@ def resolve(draft: Draft, around: Surroundings) -> None:
     draft.derive("precision", precision)
     batch_keys = "train_batch_size train_micro_batch_size_per_gpu gradient_accumulation_steps"
     draft.derive(batch_keys, batch_triangle if around.trains else single_batch)
-    draft.derive("lr_decay_iters lr_decay_fraction", decay_steps)
     _pipeline_zero(draft)
     _sample_data(draft, around)
+    if around.trains:
+        _epochs(draft)
+    draft.derive("lr_decay_iters lr_decay_fraction", decay_steps)
     _backend(draft, around)
 
 
@@ -215,6 +218,27 @@ def single_batch(config: Any) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": 1,
     }
+
+
+def _epochs(draft: Draft) -> None:
+    """train_epochs becomes train_iters; from here on there is only one way to say where a run ends."""
+    epochs = draft.config.batch.train_epochs
+    draft.derive("train_iters train_epochs", steps_of_epochs)
+    if epochs is not None and "train_iters" not in draft.broken:
+        draft.notes.append(f"train_epochs {epochs}: {draft.config.batch.train_iters:,} steps")
+
+
+def steps_of_epochs(config: Any) -> dict[str, Any]:
+    """The steps of train_epochs, which follow from the size of the training data."""
+    batch = config.batch
+    if batch.train_epochs is None:
+        return {}
+    if batch.train_iters is not None:
+        raise Refusal("train_epochs", "train_iters is given too: give one of them")
+    try:
+        return {"train_iters": epochs_in_steps(config), "train_epochs": None}
+    except ConfigError as error:
+        raise Refusal("train_epochs", f"the steps follow from the data, and {error}") from None
 
 
 def decay_steps(config: Any) -> dict[str, Any]:

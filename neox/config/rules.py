@@ -199,7 +199,7 @@ def momentum_is_for_sgd(config: Any) -> Complaints:
 
 def training_has_an_end(config: Any) -> Complaints:
     if config.batch.train_iters is None:
-        yield "train_iters", "is missing: train.py needs the number of optimizer steps"
+        yield "train_iters", "is missing: train.py needs the number of optimizer steps, or train_epochs"
 
 
 def finetuning_needs_weights(config: Any) -> Complaints:
@@ -250,6 +250,22 @@ def weights_fit_paths(config: Any) -> Complaints:
             yield key, f"{len(weights)} weights for {len(paths)} {split}_data_paths"
         elif not sum(weights):
             yield key, "all weights are 0"
+        elif data.weight_by_num_documents:
+            yield key, "weight_by_num_documents is given too: give one of them"
+    if data.weight_by_num_documents and data.train_data_paths is None:
+        yield "weight_by_num_documents", "has no train_data_paths to weigh"
+
+
+def labels_fit_paths(config: Any) -> Complaints:
+    for split in ("train", "valid", "test"):
+        paths, labels = getattr(config.data, f"{split}_data_paths"), getattr(config.data, f"{split}_label_data_paths")
+        key = f"{split}_label_data_paths"
+        if labels is None:
+            continue
+        if paths is None:
+            yield key, f"has no {split}_data_paths to label"
+        elif len(labels) != len(paths):
+            yield key, f"{len(labels)} prefixes for {len(paths)} {split}_data_paths"
 
 
 def split_is_three_shares(config: Any) -> Complaints:
@@ -393,6 +409,7 @@ RULES: list[Rule] = [
     momentum_is_for_sgd,
     finetuning_needs_weights,
     weights_fit_paths,
+    labels_fit_paths,
     split_is_three_shares,
     tokenizer_has_its_files,
     extra_settings_are_extra,

@@ -194,6 +194,9 @@ class BatchConfig(Section):
         None, description="forward and backward passes in one optimizer step"
     )
     train_iters: PositiveInt | None = Field(None, description="optimizer steps of the whole run")
+    train_epochs: PositiveInt | None = Field(
+        None, description="how many times the training data are read, instead of train_iters"
+    )
 
 
 class OptimizerParams(Section):
@@ -324,6 +327,9 @@ class CheckpointConfig(Section):
     extra_save_iters: list[NonNegativeInt] = Field([], description="further steps to save at")
     keep_last_n_checkpoints: PositiveInt | None = Field(None, description="older checkpoints than these are removed")
     finetune: bool = Field(False, description="take only the weights from load: fresh optimizer, schedule and data")
+    allow_data_change: bool = Field(
+        False, description="go on although the data or their order are not those of the checkpoint"
+    )
 
 
 class DataConfig(Section):
@@ -339,9 +345,25 @@ class DataConfig(Section):
     train_data_weights: list[NonNegativeFloat] | None = Field(None, description="share of each training prefix")
     valid_data_weights: list[NonNegativeFloat] | None = Field(None, description="share of each validation prefix")
     test_data_weights: list[NonNegativeFloat] | None = Field(None, description="share of each test prefix")
+    train_label_data_paths: list[str] | None = Field(
+        None, description="labels of each training prefix: the token to predict, or -100 where nothing is learned"
+    )
+    valid_label_data_paths: list[str] | None = Field(None, description="labels of each validation prefix")
+    test_label_data_paths: list[str] | None = Field(None, description="labels of each test prefix")
+    weight_by_num_documents: bool = Field(
+        False, description="share of each prefix by its documents, to the power of weighted_sampler_alpha"
+    )
+    weighted_sampler_alpha: NonNegativeFloat = Field(
+        1.0, description="1 keeps the shares of the documents, less gives small prefixes more, 0 makes all equal"
+    )
     split: str = Field("969, 30, 1", description="shares of data_path for training, validation and test")
     eod_mask_loss: bool = Field(False, description="leave what follows an end-of-document token out of the loss")
     mmap_warmup: bool = Field(False, description="read the token files once at the start, to fill the page cache")
+
+    @property
+    def masks_loss(self) -> bool:
+        """Whether tokens may be left out of the loss."""
+        return bool(self.eod_mask_loss or self.train_label_data_paths or self.valid_label_data_paths)
 
 
 class TokenizerConfig(Section):

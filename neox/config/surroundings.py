@@ -71,8 +71,9 @@ def data_files(config: Any) -> Iterator[tuple[str, str]]:
     if data.data_path is not None:
         yield from _missing_dataset("data_path", data.data_path)
     for split in ("train", "valid", "test"):
-        for prefix in getattr(data, f"{split}_data_paths") or []:
-            yield from _missing_dataset(f"{split}_data_paths", prefix)
+        for key in (f"{split}_data_paths", f"{split}_label_data_paths"):
+            for prefix in getattr(data, key) or []:
+                yield from _missing_dataset(key, prefix)
 
 
 def _missing_dataset(key: str, prefix: str) -> Iterator[tuple[str, str]]:

@@ -8,16 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, inf
+from math import ceil
 from pathlib import Path
 
 import numpy
 
+from neox.config.epochs import split_bounds
 from neox.config.errors import ConfigError
 from neox.config.sections import DataConfig
 from neox.data.index_cache import writable_folder
-from neox.data.samples import BlendedSamples, IndexedDataset, Samples, SamplesConfig, Split, TokenizerFacts
-from neox.data.store import StoreFacts, check_store
+from neox.data.mixtures import USES, Part, mixture
+from neox.data.samples import (
+    BlendedSamples,
+    IndexedDataset,
+    LabelledSamples,
+    Samples,
+    SamplesConfig,
+    Split,
+    TokenizerFacts,
+)
+from neox.data.store import StoreFacts, check_store, read_lengths
 from neox.parallel.topology import Topology
 from neox.tokenizer.tokenizer import Tokenizer
 
@@ -28,6 +38,8 @@ SampleDataset = Samples | BlendedSamples
 SURPLUS = 1.005
 
 TOKENS_LOOKED_AT = 1_000_000
+
+NO_LABEL = -100  # marks a token that is not learned, as in gpt-neox and torch
 
 
 @dataclass(frozen=True)
@@ -57,16 +69,15 @@ def build_datasets(
     """
     if data.eod_mask_loss and tokenizer.eod is None:
         raise ConfigError("eod_mask_loss: the tokenizer has no end-of-document token")
-    mixtures = [
-        (data.train_data_paths, data.train_data_weights),
-        (data.valid_data_paths, data.valid_data_weights),
-        (data.test_data_paths, data.test_data_weights),
-    ]
-    prefixes = [prefix for paths, _ in mixtures for prefix in paths or []] or [data.data_path]
+    paths = (data.train_data_paths, data.valid_data_paths, data.test_data_paths)
+    prefixes = [prefix for given in paths for prefix in given or []] or [data.data_path]
     assert prefixes != [None], "resolve() fills data_path where no data key is given"
     facts = _check_stores(prefixes, tokenizer.vocab_size)
+    labelled = [part for use in USES for part in mixture(data, use) if part.labels is not None]
+    for part in labelled:
+        _check_labels(part, facts[part.prefix], tokenizer.vocab_size)
     if data.mmap_warmup and topology.local_rank == 0:
-        for prefix in facts:
+        for prefix in [*facts, *(part.labels for part in labelled)]:
             _read_through(Path(f"{prefix}.bin"))
 
     sampler = _Sampler(seq_length, seed, data.eod_mask_loss, TokenizerFacts(tokenizer.vocab_size, tokenizer.eod))
@@ -74,23 +85,10 @@ def build_datasets(
         return Datasets(*sampler.split(data.data_path, data.split, samples))
     return Datasets(
         *(
-            sampler.mixture(paths, weights, size, split) if paths and size else None
-            for (paths, weights), size, split in zip(mixtures, samples, Split, strict=True)
+            sampler.mixture(parts, size, split) if size and (parts := mixture(data, split.name)) else None
+            for size, split in zip(samples, Split, strict=True)
         )
     )
-
-
-def split_bounds(split: str, documents: int) -> list[tuple[int, int]]:
-    """The documents of training, validation and test, [begin, end), by shares such as "969, 30, 1"."""
-    try:
-        shares = [float(share) for share in split.replace("/", ",").split(",")]
-    except ValueError:
-        shares = []
-    if not 1 <= len(shares) <= 3 or not all(0 <= share < inf for share in shares) or sum(shares) == 0:
-        raise ConfigError(f'split: {split!r} is not up to three shares of the data, as in "969, 30, 1"')
-    shares += [0.0] * (3 - len(shares))
-    ends = [round(sum(shares[: index + 1]) / sum(shares) * documents) for index in range(3)]
-    return list(zip([0, *ends[:2]], ends, strict=True))
 
 
 class _Sampler:
@@ -107,63 +105,55 @@ class _Sampler:
         """The shares of one store."""
         bounds = split_bounds(split, len(self._store(prefix)))
         return [
-            self._samples(prefix, begin, end, size, kind, required=kind is Split.train, settings={"split": split})
-            for (begin, end), size, kind in zip(bounds, sizes, Split, strict=True)
+            self._samples(Part(prefix, 1.0), documents, size, kind, split)
+            for documents, size, kind in zip(bounds, sizes, Split, strict=True)
         ]
 
-    def mixture(
-        self, prefixes: Sequence[str], weights: Sequence[float] | None, size: int, kind: Split
-    ) -> SampleDataset | None:
-        """Whole stores mixed by weight, equally where none are given; a store of weight 0 is left out."""
-        weights = weights or [1.0] * len(prefixes)
-        if len(weights) != len(prefixes) or sum(weights) == 0:
-            name = f"{kind.name}_data_weights"
-            raise ConfigError(
-                f"{name}: it takes one weight for each of the {len(prefixes)} paths, and not all of them 0"
-            )
-        parts = [
-            (prefix, weight / sum(weights)) for prefix, weight in zip(prefixes, weights, strict=True) if weight > 0
-        ]
+    def mixture(self, parts: Sequence[Part], size: int, kind: Split) -> SampleDataset:
+        """Whole stores mixed by their shares."""
         alone = len(parts) == 1
         datasets = [
             self._samples(
-                prefix,
-                0,
-                len(self._store(prefix)),
-                size if alone else ceil(ceil(size * weight) * SURPLUS),
+                part,
+                (0, len(self._store(part.prefix))),
+                size if alone else ceil(ceil(size * part.share) * SURPLUS),
                 kind,
-                required=True,
-                settings={},
             )
-            for prefix, weight in parts
+            for part in parts
         ]
         if alone:
             return datasets[0]
-        return BlendedSamples(datasets, [weight for _, weight in parts], size, self._settings(parts[0][0]))
+        return BlendedSamples(datasets, [part.share for part in parts], size, self._settings(parts[0].prefix))
 
     def _samples(
-        self, prefix: str, begin: int, end: int, size: int, kind: Split, required: bool, settings: dict
+        self, part: Part, documents: tuple[int, int], size: int, kind: Split, split: str | None = None
     ) -> Samples | None:
-        """`size` samples of the documents [begin, end) of a store."""
+        """`size` samples of the documents [begin, end) of a store: a share of it by `split`, or all of it."""
         if size == 0:
             return None
-        store = self._store(prefix)
+        store, (begin, end) = self._store(part.prefix), documents
         tokens = int(store.sequence_lengths[begin:end].sum(dtype=numpy.int64))
         if tokens < self.seq_length + 1:
-            if not required:
+            if split is not None and kind is not Split.train:
                 return None
             raise ConfigError(
-                f"{prefix}: {tokens:,} tokens for {kind.name} are fewer than one sample of seq_length + 1 = "
+                f"{part.prefix}: {tokens:,} tokens for {kind.name} are fewer than one sample of seq_length + 1 = "
                 f"{self.seq_length + 1:,}"
             )
-        documents = numpy.arange(begin, end, dtype=numpy.int32)
-        return Samples(store, prefix, documents, size, kind, self._settings(prefix, **settings))
+        numbers = numpy.arange(begin, end, dtype=numpy.int32)
+        arguments = store, part.prefix, numbers, size, kind, self._settings(part.prefix, split)
+        return Samples(*arguments) if part.labels is None else LabelledSamples(self._store(part.labels), *arguments)
 
-    def _settings(self, prefix: str, **settings) -> SamplesConfig:
+    def _settings(self, prefix: str, split: str | None = None) -> SamplesConfig:
+        blend = (
+            {"blend_per_split": [([prefix], None)] * 3}
+            if split is None
+            else {"blend": ([prefix], None), "split": split}
+        )
         return SamplesConfig(
             random_seed=self.seed,
             sequence_length=self.seq_length,
-            **({"blend": ([prefix], None)} | settings if settings else {"blend_per_split": [([prefix], None)] * 3}),
+            **blend,
             tokenizer=self.tokenizer,
             reset_position_ids=False,
             reset_attention_mask=False,
@@ -184,7 +174,7 @@ def _check_stores(prefixes: Sequence[str], vocab_size: int) -> dict[str, StoreFa
     for prefix in dict.fromkeys(prefixes):
         try:
             facts[prefix] = check_store(prefix)
-            _check_vocabulary(prefix, facts[prefix], vocab_size)
+            _check_vocabulary(prefix, facts[prefix], 0, vocab_size)
         except ConfigError as error:
             complaints.extend(error.complaints)
     if complaints:
@@ -192,10 +182,23 @@ def _check_stores(prefixes: Sequence[str], vocab_size: int) -> dict[str, StoreFa
     return facts
 
 
-def _check_vocabulary(prefix: str, facts: StoreFacts, vocab_size: int) -> None:
+def _check_labels(part: Part, facts: StoreFacts, vocab_size: int) -> None:
+    """Check the token files that hold the labels of others, whose facts these are."""
+    found = check_store(part.labels)
+    lengths = read_lengths(part.prefix), read_lengths(part.labels)
+    if found.sequences != facts.sequences or not all(map(numpy.array_equal, *lengths)):
+        raise ConfigError(
+            f"{part.labels}.idx: its sequences are not as long as those of {part.prefix}.idx, which it labels: "
+            "they were not made together"
+        )
+    _check_vocabulary(part.labels, found, NO_LABEL, vocab_size)
+
+
+def _check_vocabulary(prefix: str, facts: StoreFacts, lowest: int, vocab_size: int) -> None:
+    """Check that the first tokens are ids of the tokenizer, or `lowest`, which may be less than 0."""
     head = numpy.fromfile(f"{prefix}.bin", dtype=facts.dtype, count=TOKENS_LOOKED_AT)
-    if head.min() < 0 or head.max() >= vocab_size:
-        outside = head.max() if head.min() >= 0 else head.min()
+    if head.min() < lowest or head.max() >= vocab_size:
+        outside = head.max() if head.min() >= lowest else head.min()
         raise ConfigError(
             f"{prefix}.bin: token {outside} is not among the {vocab_size:,} ids of the tokenizer: it was made with another one"
         )

@@ -10,10 +10,12 @@ import hashlib
 import logging
 import warnings
 from collections import OrderedDict
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy
+import torch
 
 from neox.data.index_cache import cached_arrays
 from neox.parallel import megatron  # noqa: F401 (the door: without it megatron-core imports everything)
@@ -26,7 +28,7 @@ with warnings.catch_warnings():
     from megatron.core.datasets.indexed_dataset import IndexedDataset
     from megatron.core.datasets.utils import Split
 
-__all__ = ["BlendedSamples", "IndexedDataset", "Samples", "SamplesConfig", "Split", "TokenizerFacts"]
+__all__ = ["BlendedSamples", "IndexedDataset", "LabelledSamples", "Samples", "SamplesConfig", "Split", "TokenizerFacts"]
 
 # it warns that the indices are not cached: they are, by us
 logging.getLogger("megatron.core.datasets").setLevel(logging.ERROR)
@@ -68,6 +70,21 @@ class Samples(GPTDataset):
             ("document_index", "sample_index", "shuffle_index"),
             super()._build_document_sample_shuffle_indices,
         )
+
+
+class LabelledSamples(Samples):
+    """Samples whose labels are in a store of their own, as long as the tokens in each sequence: the token to predict, or a
+    negative number (-100) where none is. There the loss mask is 0."""
+
+    def __init__(self, labels: IndexedDataset, *arguments):
+        super().__init__(*arguments)
+        self._labels = copy(self)  # reads the other store at the same places
+        self._labels.dataset = labels
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        sample = super().__getitem__(index)
+        labels = torch.from_numpy(self._labels._query_document_sample_shuffle_indices(index)[0])[1:]
+        return sample | {"labels": labels.clamp(min=0), "loss_mask": sample["loss_mask"] * (labels >= 0)}
 
 
 class BlendedSamples(BlendedDataset):

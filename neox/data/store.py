@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +19,10 @@ from typing import BinaryIO
 
 import numpy
 
+from neox.config.epochs import HEADER, MAGIC
 from neox.config.errors import ConfigError
 from neox.data.files import flush_to_disk
 
-MAGIC = b"MMIDIDX\x00\x00"
-HEADER = struct.Struct("<9sQBQQ")
 VERSION = 1
 
 # the codes that hold tokens; the others (float, int8, int16) are left out, so that a damaged code is seen
@@ -156,6 +154,12 @@ def check_store(prefix: str | Path) -> StoreFacts:
     if size == 0:
         raise ConfigError(f"{bin_path}: there are no tokens in it")
     return StoreFacts(sequences, marks - 1, size // dtype.itemsize, dtype)
+
+
+def count_documents(prefix: str | Path) -> int:
+    """Documents of a store, from the header of its index alone."""
+    _, marks, _ = _read_header(Path(f"{prefix}.idx"))
+    return marks - 1
 
 
 def read_lengths(prefix: str | Path) -> Iterator[numpy.ndarray]:

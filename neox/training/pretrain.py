@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from neox.checkpoint import state as checkpoint
 from neox.checkpoint.layout import CheckpointError, write_durably
 from neox.checkpoint.newest import newest
 from neox.checkpoint.publish import Progress
+from neox.config.errors import ConfigError
 from neox.config.flat import flat_values, to_yaml
 from neox.config.sections import CheckpointConfig, Config
 from neox.config.sizes import flops_per_token, true_vocab_size
 from neox.data.batches import batches
 from neox.data.datasets import build_datasets
+from neox.data.fingerprint import Fact, changes, fingerprint
 from neox.monitor.gpus import peak_tflops
 from neox.monitor.metrics import Throughput
 from neox.monitor.reporters import build_reporters
 from neox.parallel import topology as parallel
+from neox.parallel.agreement import together
 from neox.parallel.seeding import seed_everything
 from neox.parallel.topology import Topology
 from neox.tokenizer.tokenizer import build_tokenizer
@@ -43,7 +46,8 @@ def pretrain(config: Config) -> Outcome:
     )
     vocab_size = true_vocab_size(config.model, tokenizer.vocab_size)
     engine = Engine(config, topology, vocab_size)
-    progress = resume(engine, config.checkpoint, topology)
+    data = data_fingerprint(config, topology)
+    progress = replace(resume(engine, config.checkpoint, data, topology), data=[asdict(fact) for fact in data])
     config_text = to_yaml(config)
     reporters = build_reporters(
         config.monitor,
@@ -99,10 +103,20 @@ def samples_needed(config: Config) -> tuple[int, int, int]:
     return config.batch.train_iters * batch, config.evaluation.eval_iters * batch, 0
 
 
-def resume(engine: Engine, config: CheckpointConfig, topology: Topology) -> Progress:
+def data_fingerprint(config: Config, topology: Topology) -> list[Fact]:
+    """What the run reads, as the first rank sees it. Every rank calls this; all of them raise ConfigError together."""
+
+    def take() -> list[Fact]:
+        return fingerprint(config.data, config.model.seq_length, config.run.seed, config.tokenizer)
+
+    return together(lambda: take() if topology.is_main else [], ConfigError)[0]
+
+
+def resume(engine: Engine, config: CheckpointConfig, data: list[Fact], topology: Topology) -> Progress:
     """Continue from `save` where it holds a checkpoint, else start from `load`, else from the beginning.
 
-    Raises CheckpointError where checkpoints exist but none is good, or where `load` names a folder without any.
+    Raises CheckpointError where checkpoints exist but none is good, or where `load` names a folder without any, and ConfigError
+    where the run would go on with other data than before.
     """
     if config.save:
         folder, warnings = newest(Path(config.save), topology)
@@ -110,6 +124,7 @@ def resume(engine: Engine, config: CheckpointConfig, topology: Topology) -> Prog
         if folder is not None:
             progress = checkpoint.restore(engine.state, folder)
             _say(topology, f"resumed from {folder} at iteration {progress.iteration:,}")
+            _check_data(progress, data, folder, config, topology)
             return progress
     if config.load and Path(config.load) != Path(config.save or ""):
         folder, warnings = newest(Path(config.load), topology)
@@ -120,8 +135,29 @@ def resume(engine: Engine, config: CheckpointConfig, topology: Topology) -> Prog
             )
         progress = checkpoint.restore(engine.state, folder, weights_only=config.finetune)
         _say(topology, f"loaded {'the weights of ' if config.finetune else ''}{folder}")
+        _check_data(progress, data, folder, config, topology)
         return progress
     return Progress()
+
+
+def _check_data(
+    progress: Progress, data: list[Fact], folder: Path, config: CheckpointConfig, topology: Topology
+) -> None:
+    """A position in the data means something only in the same data."""
+    if progress.data is None:  # imported weights, or weights alone
+        return
+    differences = changes([Fact(**fact) for fact in progress.data], data)
+    if not differences:
+        return
+    if not config.allow_data_change:
+        raise ConfigError(
+            [
+                f"{folder} was trained on other data; allow_data_change: true goes on with the new ones, at sample "
+                f"{progress.consumed_samples:,}:",
+                *differences,
+            ]
+        )
+    _say(topology, "the data are not those of the checkpoint (allow_data_change):", *differences)
 
 
 def _say(topology: Topology, *lines: str) -> None:

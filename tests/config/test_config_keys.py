@@ -57,7 +57,7 @@ def test_values_that_ask_for_nothing_pass(key, value):
     [
         ("z_loss", 0.1), ("train_impl", "dpo"), ("data_impl", "cached"), ("clip_grad", True), ("moe_num_experts", 8),
         ("flops_profiler", {"enabled": True}), ("deepspeed", False), ("use_comet", True), ("lr", 0.1), ("te_mha", True),
-        ("no_load_optim", True), ("train_epochs", 1), ("checkpoint_scale", "log"), ("rank", 0),
+        ("no_load_optim", True), ("elasticity", {"a": 1}), ("checkpoint_scale", "log"), ("rank", 0),
     ],
 )  # fmt: skip
 def test_values_that_ask_for_something_are_refused_by_name(key, value):

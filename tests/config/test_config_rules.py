@@ -108,6 +108,11 @@ CASES = {
         "train_data_weights",
         "1 weights for 2 train_data_paths",
     ),
+    "labels_fit_paths": (
+        {**CHARACTERS, "train_data_paths": ["a", "b"], "valid_data_paths": ["c"], "train_label_data_paths": ["d"]},
+        "train_label_data_paths",
+        "1 prefixes for 2 train_data_paths",
+    ),
     "split_is_three_shares": ({"split": "90, 10"}, "split", "is not three shares"),
     "tokenizer_has_its_files": (
         {"data_path": "a", "tokenizer_type": "HFTokenizer"},
@@ -174,6 +179,13 @@ FURTHER_CASES = [
     ({**CHARACTERS, "train_data_paths": [], "valid_data_paths": ["c"]}, "is an empty list"),
     ({"train_data_weights": [1.0]}, "has no train_data_paths to weigh"),
     ({**CHARACTERS, "train_data_paths": ["a"], "valid_data_paths": ["a"], "train_data_weights": [0]}, "weights are 0"),
+    (
+        {**CHARACTERS, "train_data_paths": ["a"], "valid_data_paths": ["a"], "train_data_weights": [1]}
+        | {"weight_by_num_documents": True},
+        "weight_by_num_documents is given too",
+    ),
+    ({"weight_by_num_documents": True}, "weight_by_num_documents: has no train_data_paths to weigh"),
+    ({"valid_label_data_paths": ["a"]}, "has no valid_data_paths to label"),
     ({"data_path": "a"}, "merge_file: is missing: GPT2BPETokenizer needs it"),
     ({"deepspeed_extra_args": {"train_batch_size": 4}}, "train_batch_size is set by the key train_batch_size already"),
     ({"deepspeed_extra_args": {"steps_per_print": 4}}, "steps_per_print is set by the engine"),

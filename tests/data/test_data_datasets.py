@@ -12,11 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from neox.config.epochs import split_bounds
 from neox.config.errors import ConfigError
 from neox.config.sections import DataConfig, TokenizerConfig
-from neox.data.datasets import build_datasets, split_bounds
+from neox.data.datasets import build_datasets
 from neox.data.samples import GPTDataset, GPTDatasetConfig, TokenizerFacts
-from neox.data.store import StoreWriter
+from neox.data.store import StoreWriter, read_lengths
 from neox.parallel.topology import Topology
 from neox.tokenizer.tokenizer import build_tokenizer
 
@@ -118,6 +119,40 @@ def test_end_of_document_can_be_left_out_of_the_loss(store):
         sample = dataset[index]
         assert torch.equal(sample["loss_mask"] == 0, sample["tokens"] == 0)
     assert any((dataset[index]["tokens"] == 0).any() for index in range(len(dataset)))
+
+
+def write_labels(prefix: Path, text: str) -> str:
+    """The store's own tokens as labels, but -100 for those that are odd."""
+    raw = numpy.fromfile(f"{text}.bin", dtype=numpy.uint16).astype(numpy.int32)
+    with StoreWriter(prefix, numpy.int32) as store:
+        store.add(numpy.where(raw % 2, -100, raw).astype(numpy.int32), numpy.concatenate([*read_lengths(text)]))
+        store.finish()
+    return str(prefix)
+
+
+@pytest.mark.parametrize("stores", [1, 2])
+def test_loss_is_only_where_there_is_a_label(store, tmp_path, stores):
+    texts = [store, write(tmp_path / "b_text_document", [200, 100], first=77)][:stores]
+    labels = [write_labels(tmp_path / f"{name}_label_document", text) for name, text in zip("ab", texts, strict=False)]
+    plain = build((90, 0, 0), train_data_paths=texts).train
+    labelled = build((90, 0, 0), train_data_paths=texts, train_label_data_paths=labels).train
+    assert tokens(labelled) == tokens(plain)
+    for index in range(90):
+        expected, sample = plain[index]["labels"], labelled[index]
+        assert torch.equal(sample["loss_mask"], (expected % 2 == 0).float())
+        assert torch.equal(sample["labels"], expected * (expected % 2 == 0))
+
+
+def test_labels_of_other_texts_are_refused(store, tmp_path):
+    other = write(tmp_path / "b_text_document", [200, 178])
+    with pytest.raises(
+        ConfigError, match=r"b_label_document\.idx: its sequences are not as long as those of .*/a_text"
+    ):
+        build(train_data_paths=[store], train_label_data_paths=[write_labels(tmp_path / "b_label_document", other)])
+    labels = write_labels(tmp_path / "a_label_document", store)
+    numpy.full(378, -101, dtype=numpy.int32).tofile(f"{labels}.bin")
+    with pytest.raises(ConfigError, match="token -101 is not among"):
+        build(train_data_paths=[store], train_label_data_paths=[labels])
 
 
 def test_same_seed_same_order_other_seed_other_order(store):

@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from support.runs import curve, finish, start, weights, write_config
+
+from neox.data.store import StoreWriter, read_lengths
 
 TP2 = {"model_parallel_size": 2}
 PP2 = {"pipe_parallel_size": 2}
@@ -87,6 +90,14 @@ MODELS = {
             "tp2-dp2-zero3": (4, {**TP2, **zero(3)}),
         },
     ),
+    # label data, see the fixture: how many tokens count differs from sample to sample
+    "labelled": (
+        {"data_path": None},
+        {
+            "dp2": (2, {"train_micro_batch_size_per_gpu": 2}),
+            "pp2": (2, {**PP2, **zero(1), "gradient_accumulation_steps": 4}),
+        },
+    ),
 }
 
 ALL_ROWS = {
@@ -105,7 +116,23 @@ REFERENCES = dict.fromkeys(ROWS, "untied") | {
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory, char_data: Path):
+def labelled(tmp_path_factory: pytest.TempPathFactory, char_data: Path) -> dict:
+    """Data keys with labels: in each document only what follows its first so many tokens is learned."""
+    tokens = numpy.fromfile(f"{char_data}.bin", dtype=numpy.uint16).astype(numpy.int32)
+    lengths = numpy.concatenate([*read_lengths(char_data)])
+    starts = numpy.repeat(numpy.cumsum(lengths) - lengths, lengths)
+    prompts = numpy.repeat(numpy.arange(lengths.size) * 23 % lengths, lengths)
+    prefix = tmp_path_factory.mktemp("labels") / "harbour_label_document"
+    with StoreWriter(prefix, numpy.int32) as store:
+        learned = numpy.arange(tokens.size) - starts >= prompts
+        store.add(numpy.where(learned, tokens, numpy.int32(-100)), lengths)
+        store.finish()
+    paths = {f"{use}_data_paths": [str(char_data)] for use in ("train", "valid")}
+    return paths | {f"{use}_label_data_paths": [str(prefix)] for use in ("train", "valid")}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory, char_data: Path, labelled: dict):
     """The folder of a row's run. The rows of one number of processes share the processes of one launch."""
     root = tmp_path_factory.mktemp("rows")
     launched = {}
@@ -114,7 +141,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory, char_data: Path):
         processes = ALL_ROWS[name][0]
         if processes not in launched:
             configs = [
-                write_config(root / row, char_data, num_gpus=processes, extra_save_iters=[0], **keys)
+                write_config(
+                    root / row,
+                    char_data,
+                    **{"num_gpus": processes, "extra_save_iters": [0], **keys},
+                    **(labelled if row.startswith("labelled") else {}),
+                )
                 for row, (count, keys) in ALL_ROWS.items()
                 if count == processes
             ]
@@ -139,3 +171,10 @@ def test_layout_changes_nothing(name: str, folders) -> None:
     for metric in ("train/lm_loss", "train/grad_norm", "validation/lm_loss"):
         measured, wanted = curve(row, metric), curve(reference, metric)
         torch.testing.assert_close(torch.tensor(measured), torch.tensor(wanted), rtol=1e-5, atol=1e-5)
+
+
+def test_loss_is_the_mean_over_the_tokens_that_are_learned(folders) -> None:
+    """At the start every token is about as unlikely as any other, so leaving some out changes the mean little."""
+    (labelled, *_), (every, *_) = curve(folders("labelled"), "train/lm_loss"), curve(folders("untied"), "train/lm_loss")
+    assert labelled != every
+    assert labelled == pytest.approx(every, rel=0.02)

@@ -172,6 +172,20 @@ def test_a_checkpoint_of_another_model_is_refused_by_name(char_data: Path, tmp_p
     assert "another model" in output and "layers.0.word_embeddings.weight" in output
 
 
+def test_other_data_are_refused_before_the_first_step_with_what_changed(char_data: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path, char_data, **{**SIX_STEPS, "num_gpus": 1, "train_iters": 2})
+    run("train.py", config)
+    other = ["seed=7", "split=80,20,0", "train_iters=3"]
+    output = run("train.py", config, "--set", *other, expect=1)
+    assert "allow_data_change: true" in output and "Traceback" not in output
+    changed = ["- seed: 1234", "+ seed: 7", "- split: 90,10,0", "+ split: 80,20,0"]
+    assert [line for line in output.splitlines() if line.startswith(("- ", "+ "))] == changed
+    assert len(curve(tmp_path, "train/lm_loss")) == 2
+    output = run("train.py", config, "--set", *other, "allow_data_change=true")
+    assert "not those of the checkpoint" in output and "at iteration 2" in output
+    assert len(curve(tmp_path, "train/lm_loss")) == 3
+
+
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(char_data: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path, char_data, **{**SIX_STEPS, "num_gpus": 1, "checkpoint_factor": 1, "warmup": 0.0})
     output = run("train.py", config, "--set", "optimizer.params.lr=1.0e+18", "gradient_clipping=0", expect=1)
