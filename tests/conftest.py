@@ -1,5 +1,6 @@
 """Fixtures that many tests share."""
 
+import signal
 from pathlib import Path
 
 import numpy

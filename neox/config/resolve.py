@@ -273,7 +273,9 @@ def _sample_data(draft: Draft, around: Surroundings) -> None:
     updates: dict[str, Any] = {"data_path": SAMPLE_DATA} if around.trains else {}
     tokenizer = draft.config.tokenizer
     # outside training a tokenizer that needs no files is taken as it is
-    complete = not around.trains and "tokenizer_type" in draft.given and tokenizer.tokenizer_type == "CharLevelTokenizer"
+    complete = (
+        not around.trains and "tokenizer_type" in draft.given and tokenizer.tokenizer_type == "CharLevelTokenizer"
+    )
     given = draft.given | draft.broken
     if not complete and not {"vocab_file", "merge_file"} & given and "tokenizer_type" not in draft.broken:
         instead = f" instead of {tokenizer.tokenizer_type}" if tokenizer.tokenizer_type != SAMPLE_TOKENIZER else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import timedelta
 
 from rich.console import Console as RichConsole
@@ -93,4 +92,4 @@ class ProgressLine:
 
 def console_reporter(total_iterations: int) -> ProgressLine | PlainLines:
     """The reporter that suits standard output."""
-    return ProgressLine(total_iterations) if sys.stdout.isatty() else PlainLines(total_iterations)
+    return ProgressLine(total_iterations) if RichConsole().is_terminal else PlainLines(total_iterations)

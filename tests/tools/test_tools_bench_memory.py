@@ -6,7 +6,9 @@ from tools.benchmarks.memory import CASES, bench_memory, planned
 
 
 def test_every_case_is_a_configuration(monkeypatch):
-    monkeypatch.setattr("tools.benchmarks.memory.read_vocab_size", lambda _: 50_257)  # the vocabulary's file may be absent
+    monkeypatch.setattr(
+        "tools.benchmarks.memory.read_vocab_size", lambda _: 50_257
+    )  # the vocabulary's file may be absent
     assert {name: len(planned(name, on_gpu=False)) > 1 for name in CASES} == {
         name: "pipe_parallel_size" in keys for name, keys in CASES.items()
     }
