@@ -25,7 +25,6 @@ from neox.config.shapes import head_width, is_gated, kv_heads
 from neox.interop.files import appearing
 from neox.interop.imports import Result, write_import
 from neox.interop.shards import Heads
-from neox.tokenizer.vocabulary import read_vocab_size
 
 LAYER_FILE = re.compile(r"layer_(\d+)-model_(\d+)-model_states\.pt")
 RANK_FILE = re.compile(r"mp_rank_(\d+)_model_states\.pt")
@@ -63,8 +62,7 @@ def import_gptneox(checkpoint: Path, configs: Sequence[Path], output: Path) -> R
     weights = RankWeights(checkpoint, model)
     # gpt-neox pads by its tensor-parallel size, and its loss counts the padding: every row is kept
     rows = len(weights.whole("layers.0.word_embeddings.weight"))
-    if rows != read_vocab_size(config.tokenizer):
-        model = model.model_copy(update={"vocab_size": rows})
+    model = model.model_copy(update={"vocab_size": rows})
     with appearing(output) as draft:
         parameters = write_import(draft, output, model, config.tokenizer, weights, rows)
     return Result(output, parameters, resolved.notes)
