@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+
+from neox.data.files import flush_folder, write_durably
 
 MANIFEST = "manifest.json"
 LATEST = "latest"
@@ -52,26 +53,6 @@ def file_entry(path: Path) -> FileEntry:
         return FileEntry(path.name, path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
-def write_durably(path: Path, data: bytes) -> None:
-    """Write a file under its own name in one step, and wait until it is on the disk."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the folder's entries are on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def start(save: Path, step: int) -> Path:
     """Make the empty temporary folder of a step, sweeping away what killed runs have left."""
     save.mkdir(parents=True, exist_ok=True)
@@ -102,7 +83,7 @@ def _name(folder: Path, final: Path) -> None:
         shutil.rmtree(replaced)
     else:
         folder.rename(final)
-    sync_folder(final.parent)
+    flush_folder(final.parent)
 
 
 def _point_latest(save: Path, name: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from neox.checkpoint import layout
 from neox.checkpoint.layout import FileEntry
 from neox.checkpoint.tensors import INDEX, Weight, encode_index
+from neox.data.files import write_durably
 
 PROGRESS = "progress.json"
 CONFIG = "config.yml"
@@ -60,7 +61,7 @@ def publish_state(
         PROGRESS: json.dumps({**asdict(progress), **asdict(counters)}, indent=1).encode(),
         CONFIG: config_text.encode(),
     }.items():
-        layout.write_durably(temporary / name, data)
+        write_durably(temporary / name, data)
         entries.append(layout.file_entry(temporary / name))
     facts = {"iteration": progress.iteration, "layout": dict(written_by)}
     return layout.publish(folder, progress.iteration, entries, facts)

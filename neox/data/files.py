@@ -63,8 +63,11 @@ def open_alone(path: Path) -> BinaryIO:
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Write a small file so that its name stands for the old content or the new, whole, whatever happens."""
-    partial = path.with_name(path.name + ".partial")
+    """Write a small file so that its name stands for the old content or the new, whole, whatever happens.
+
+    What a killed process leaves behind starts with a dot.
+    """
+    partial = path.with_name(f".{path.name}.partial")
     with open(partial, "wb") as file:
         file.write(content)
         flush_to_disk(file)

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from neox.checkpoint import state as checkpoint
-from neox.checkpoint.layout import CheckpointError, write_durably
+from neox.checkpoint.layout import CheckpointError
 from neox.checkpoint.newest import newest
 from neox.checkpoint.publish import Progress
 from neox.config.errors import ConfigError
@@ -16,6 +16,7 @@ from neox.config.sections import CheckpointConfig, Config
 from neox.config.sizes import flops_per_token, true_vocab_size
 from neox.data.batches import batches
 from neox.data.datasets import build_datasets
+from neox.data.files import write_durably
 from neox.data.fingerprint import Fact, changes, fingerprint
 from neox.monitor.gpus import peak_tflops
 from neox.monitor.metrics import Throughput
