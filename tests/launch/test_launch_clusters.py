@@ -22,8 +22,12 @@ from neox.config.handover import config_from_argv
 config_from_argv(sys.argv)
 names = ["RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "OMP_NUM_THREADS", "WANDB_API_KEY", "GLOO_SOCKET_IFNAME"]
 facts = {name: os.environ.get(name) for name in names} | {"argv": sys.argv, "pid": os.getpid()}
-Path(f"facts.{facts['RANK']}").write_text(json.dumps(facts))
+draft = Path(f"draft.{facts['RANK']}")
+draft.write_text(json.dumps(facts))
+draft.rename(f"facts.{facts['RANK']}")
 if sys.argv[0] == "fail.py" and facts["RANK"] == "1":
+    while not Path("facts.0").exists():
+        time.sleep(0.05)
     sys.exit(3)
 if sys.argv[0] != "done.py":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))

@@ -31,7 +31,7 @@ def first_losses(topology: Topology, *, rows: list[tuple[Path, Path]]) -> list[f
         }
         config = config_from_values(values)
         engine = Engine(config, topology, config.model.vocab_size)
-        progress = resume(engine, config.checkpoint, topology)
+        progress = resume(engine, config.checkpoint, [], topology)
         checkpoint.save(engine.state, progress, save, to_yaml(config), keep_last=None)
         halves = (half for batch in samples() for half in _halved(batch))
         losses.append(float(engine.train_step(halves, 1e-3).loss))
