@@ -1,0 +1,55 @@
+"""Promise 2: a checkpoint moves between layouts, optimizer and place in the data included, and training goes on as if it had not."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from support.runs import curve, finish, start, write_config
+
+LAYOUTS = {  # name: processes, and keys
+    "one": (1, {}),
+    "dp2-zero0": (2, {"zero_optimization": {"stage": 0}}),
+    "dp2-zero1": (2, {"zero_optimization": {"stage": 1}}),
+    "dp2-zero2": (2, {"zero_optimization": {"stage": 2}}),
+    "dp2-zero3": (2, {"zero_optimization": {"stage": 3}}),
+    "tp2": (2, {"model_parallel_size": 2}),
+    "pp2": (2, {"pipe_parallel_size": 2, "gradient_accumulation_steps": 4}),
+}
+MOVES = [(old, new) for old in LAYOUTS for new in LAYOUTS if (old, new) != ("one", "one")]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, char_data: Path) -> Path:
+    """The folder of all runs: `straight` of four steps, `<layout>` of the first two, `<old>-<new>` that went on from there."""
+    root = tmp_path_factory.mktemp("moves")
+
+    def run(rows: dict[str, dict]) -> None:
+        """Train the rows one after another in the processes of one launch."""
+        configs = [write_config(root / name, char_data, **keys) for name, keys in rows.items()]
+        finish(start("tests/support/rows.py", configs[0], NEOX_ROWS=":".join(map(str, configs))))
+
+    def keys(name: str, **more) -> dict:
+        processes, layout = LAYOUTS[name]
+        return {"num_gpus": processes, **layout, **more}
+
+    def moves(processes: int) -> dict[str, dict]:
+        return {
+            f"{old}-{new}": keys(new, load=str(root / old / "checkpoints"), save=None)
+            for old, new in MOVES
+            if LAYOUTS[new][0] == processes
+        }
+
+    # the first two of the same four steps: the schedule is that of the whole run
+    starts = {name: keys(name, exit_interval=2) for name in LAYOUTS}
+    run({"straight": keys("one"), "one": starts.pop("one")})
+    run({**starts, **moves(2)})
+    run(moves(1))
+    return root
+
+
+@pytest.mark.parametrize(("old", "new"), MOVES)
+def test_training_goes_on_in_another_layout(old: str, new: str, root: Path) -> None:
+    metrics = ("train/lm_loss", "train/grad_norm", "train/learning_rate", "train/consumed_tokens")
+    went_on, straight = curve(root / f"{old}-{new}", *metrics), curve(root / "straight", *metrics)
+    assert len(went_on) == 2
+    torch.testing.assert_close(torch.tensor(went_on), torch.tensor(straight[2:]), rtol=1e-5, atol=1e-5)
