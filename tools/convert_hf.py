@@ -22,6 +22,7 @@ from neox.config.errors import ConfigError
 from neox.interop.huggingface import DTYPES, SHARD_BYTES, export_folder, import_folder
 from neox.interop.imports import Result
 from neox.interop.names import FAMILIES
+from tools.refusal import refuse
 
 
 def main(arguments: list[str]) -> int:
@@ -30,8 +31,7 @@ def main(arguments: list[str]) -> int:
     try:
         result = convert(given)
     except ConfigError as error:
-        print(*(f"error: {complaint}" for complaint in error.complaints), sep="\n", file=sys.stderr)
-        return 2
+        return refuse(error)
     except CheckpointError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from neox.config.errors import ConfigError
 from neox.interop.gptneox import import_gptneox
+from tools.refusal import refuse
 
 
 def main(arguments: list[str]) -> int:
@@ -31,8 +32,7 @@ def main(arguments: list[str]) -> int:
     try:
         result = import_gptneox(given.checkpoint, given.config, given.output)
     except ConfigError as error:
-        print(*(f"error: {complaint}" for complaint in error.complaints), sep="\n", file=sys.stderr)
-        return 2
+        return refuse(error)
     except OSError as error:
         print(f"error: {error}: nothing was written under its name", file=sys.stderr)
         return 1

@@ -27,6 +27,7 @@ from neox.config.sections import TokenizerConfig
 from neox.data.inspection import Inspection, blend, document_tokens, inspect_store, packed_sample
 from neox.data.manifest import check_hashes
 from neox.tokenizer.tokenizer import build_tokenizer
+from tools.refusal import refuse
 
 BAR = 40  # letters of the longest bar
 TOKENIZER_TYPES = get_args(TokenizerConfig.model_fields["tokenizer_type"].annotation)
@@ -46,8 +47,7 @@ def main(arguments: list[str]) -> int:
         if len(prefixes) > 1:
             _show_blend(prefixes, given, console)
     except ConfigError as error:
-        print(*(f"error: {complaint}" for complaint in error.complaints), sep="\n", file=sys.stderr)
-        return 2
+        return refuse(error)
     return 0
 
 

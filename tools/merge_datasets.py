@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from neox.config.errors import ConfigError
 from neox.data.merge import merge_stores
+from tools.refusal import refuse
 
 
 def main(arguments: list[str]) -> int:
@@ -29,8 +30,7 @@ def main(arguments: list[str]) -> int:
     try:
         facts = merge_stores([name.removesuffix(".idx") for name in given.input], given.output_prefix)
     except ConfigError as error:
-        print(*(f"error: {complaint}" for complaint in error.complaints), sep="\n", file=sys.stderr)
-        return 2
+        return refuse(error)
     except OSError as error:
         print(f"error: {error}: nothing was written under its name", file=sys.stderr)
         return 1

@@ -29,6 +29,7 @@ from neox.data.preprocess import PreprocessJob, preprocess
 from neox.data.progress import shown, summary
 from neox.data.records import KNOWN_SUFFIXES, TextUnit
 from neox.data.shards import Shard
+from tools.refusal import refuse
 
 AGAIN = "What was done is kept: start the same command again to go on."
 TOKENIZER_TYPES = get_args(TokenizerConfig.model_fields["tokenizer_type"].annotation)
@@ -43,8 +44,7 @@ def main(arguments: list[str]) -> int:
         with shown(console) as report:
             result = preprocess(job, report)
     except ConfigError as error:
-        print(*(f"error: {complaint}" for complaint in error.complaints), sep="\n", file=sys.stderr)
-        return 2
+        return refuse(error)
     except BrokenProcessPool:
         print(f"error: a worker process was killed (out of memory?): try fewer --workers. {AGAIN}", file=sys.stderr)
         return 1

@@ -22,6 +22,7 @@ from neox.data.corpus import documents, find_corpora
 from neox.data.files import write_durably
 from neox.data.records import Unpacking
 from neox.tokenizer.train import train_byte_level_bpe
+from tools.refusal import refuse
 
 
 def main(arguments: list[str]) -> int:
@@ -43,8 +44,7 @@ def main(arguments: list[str]) -> int:
         given.output.parent.mkdir(parents=True, exist_ok=True)
         write_durably(given.output, engine.to_str(pretty=True).encode())
     except ConfigError as error:
-        print(*(f"error: {complaint}" for complaint in error.complaints), sep="\n", file=sys.stderr)
-        return 2
+        return refuse(error)
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
