@@ -26,7 +26,6 @@ from neox.config.errors import ConfigError
 from neox.config.explain import explain, search
 from neox.config.gpus import this_machines_gpu
 from neox.config.handover import argument
-from neox.config.hosts import hosts_of_run
 from neox.config.load import did_you_mean
 from neox.config.read import Resolved, read_config
 from neox.config.reference import entries
@@ -204,11 +203,9 @@ def _start(script: Path, resolved: Resolved, notes: list[str], folder: Path, dry
         notes.append(f"master_port {port} is taken: the processes meet at {free}")
     argv = [str(script), "--config", argument(config, folder)]
     if launch.launcher != "local":
-        # the hosts as they were asked for: what is resolved holds their number only
-        hosts = hosts_of_run(resolved.written, cuda_devices(), dry_run, os.environ)
         orders = Path.cwd() / f".neox-{os.getpid()}" / "orders"
         command = launcher_argv(
-            launch, hosts, argv, root=str(ROOT), folder=str(Path.cwd()), orders=str(orders), port=free
+            launch, resolved.hosts, argv, root=str(ROOT), folder=str(Path.cwd()), orders=str(orders), port=free
         )
         if not dry_run:
             check_installed(command[0])

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from neox.config.hosts import Host
 from neox.config.places import Complaint, Place
 from neox.config.sections import Config
 
@@ -61,6 +62,7 @@ class Draft:
     places: Mapping[str, Place]  # of keys that the user gave, dotted within dicts
     given: frozenset[str]  # keys that the user gave
     sources: tuple[str, ...]
+    hosts: list[Host] = field(default_factory=list)  # of a launcher for many machines
     complaints: list[Complaint] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from neox.config.errors import ConfigError
+from neox.config.hosts import Host
 from neox.config.load import RawConfig, load, load_text
 from neox.config.places import Place, in_reading_order
 from neox.config.resolve import Surroundings, cuda_devices, resolve
@@ -30,6 +31,7 @@ class Resolved:
     notes: tuple[str, ...]
     written: Config  # what the user gave, before anything was worked out
     places: Mapping[str, Place]  # where each given key stands, dotted within dicts
+    hosts: tuple[Host, ...]  # of a launcher for many machines
 
 
 def read_config(
@@ -64,4 +66,4 @@ def resolved(raw: RawConfig, around: Surroundings) -> Resolved:
     look_around(draft, around)
     if draft.complaints:
         raise ConfigError(in_reading_order(draft.complaints))
-    return Resolved(draft.config, tuple(draft.notes), written, draft.places)
+    return Resolved(draft.config, tuple(draft.notes), written, draft.places, tuple(draft.hosts))

@@ -14,7 +14,7 @@ from typing import Any
 from neox.config.draft import Draft, Refusal
 from neox.config.epochs import epochs_in_steps
 from neox.config.errors import ConfigError
-from neox.config.hosts import hosts_of_run
+from neox.config.hosts import Host, hosts_of_run
 
 SAMPLE_DATA = "data/shakespeare_text_document"
 SAMPLE_TOKENIZER = "GPT2BPETokenizer"
@@ -58,7 +58,7 @@ def resolve(draft: Draft, around: Surroundings) -> None:
     """Fill the open keys of the draft; what cannot be filled becomes a complaint."""
     _one_process(draft, around)
     _smallest_layout(draft, around)
-    draft.derive("global_num_gpus num_gpus num_nodes", lambda config: processes(config, around))
+    draft.derive("global_num_gpus num_gpus num_nodes", lambda config: processes(config, around, draft.hosts))
     draft.derive("seq_length", sequence_length)
     draft.derive("precision", precision)
     batch_keys = "train_batch_size train_micro_batch_size_per_gpu gradient_accumulation_steps"
@@ -102,8 +102,8 @@ def _smallest_layout(draft: Draft, around: Surroundings) -> None:
         draft.derive("global_num_gpus", lambda _: {"global_num_gpus": replica})
 
 
-def processes(config: Any, around: Surroundings) -> dict[str, Any]:
-    """The number of processes: num_gpus on this machine, or the slots of the hosts."""
+def processes(config: Any, around: Surroundings, hosts: list[Host]) -> dict[str, Any]:
+    """The number of processes: num_gpus on this machine, or the slots of the hosts, which are added to `hosts`."""
     per_node, in_all = config.launch.num_gpus, config.parallel.global_num_gpus
     if config.launch.launcher == "local":
         nodes = config.launch.num_nodes
@@ -116,7 +116,7 @@ def processes(config: Any, around: Surroundings) -> dict[str, Any]:
         world_size = in_all or per_node or max(1, around.devices)
         return {"global_num_gpus": world_size, "num_gpus": world_size, "num_nodes": 1}
     try:
-        hosts = hosts_of_run(config, around.devices, around.dry_run, around.environ)
+        hosts += hosts_of_run(config, around.devices, around.dry_run, around.environ)
     except ConfigError as error:
         key, _, sentence = error.complaints[0].partition(": ")
         about_a_key = key in HOST_KEYS
