@@ -1,9 +1,9 @@
-# make quickstart | test | lint | bench | gpu-check      (PYTHON=python3.12 make ... chooses the interpreter)
+# make quickstart | test | test-long | lint | bench | gpu-check      (PYTHON=python3.12 make ... chooses the interpreter)
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: quickstart test lint bench gpu-check
+.PHONY: quickstart test test-long lint bench gpu-check
 .DELETE_ON_ERROR:
 
 # torch first and alone: DeepSpeed's build looks for it. A stamp is newer than its requirements, so nothing installs twice.
@@ -29,6 +29,10 @@ quickstart: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(RUN) -m pytest -n 2 --dist loadfile
+
+# the exhaustive forms: hundreds of random kills, every pair of layouts. Hours.
+test-long: $(VENV)/.installed-dev
+	$(RUN) -m pytest -n 2 -m long
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

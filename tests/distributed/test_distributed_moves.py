@@ -15,13 +15,33 @@ LAYOUTS = {  # name: processes, and keys
     "tp2": (2, {"model_parallel_size": 2}),
     "pp2": (2, {"pipe_parallel_size": 2, "gradient_accumulation_steps": 4}),
 }
-MOVES = [(old, new) for old in LAYOUTS for new in LAYOUTS if (old, new) != ("one", "one")]
+# each layout is left and entered; make test-long runs the other pairs too
+ALWAYS = {
+    ("one", "dp2-zero3"),
+    ("one", "tp2"),
+    ("one", "pp2"),
+    ("dp2-zero0", "one"),
+    ("dp2-zero1", "tp2"),
+    ("dp2-zero2", "dp2-zero1"),
+    ("dp2-zero3", "dp2-zero2"),
+    ("tp2", "pp2"),
+    ("pp2", "dp2-zero0"),
+    ("pp2", "one"),
+}
+MOVES = [
+    pytest.param(old, new, marks=[] if (old, new) in ALWAYS else pytest.mark.long)
+    for old in LAYOUTS
+    for new in LAYOUTS
+    if (old, new) != ("one", "one")
+]
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory, char_data: Path) -> Path:
+def root(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, char_data: Path) -> Path:
     """The folder of all runs: `straight` of four steps, `<layout>` of the first two, `<old>-<new>` that went on from there."""
     root = tmp_path_factory.mktemp("moves")
+    asked = [item.callspec.params for item in request.session.items if item.path == request.path]
+    pairs = [(params["old"], params["new"]) for params in asked]
 
     def run(rows: dict[str, dict]) -> None:
         """Train the rows one after another in the processes of one launch."""
@@ -35,7 +55,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, char_data: Path) -> Path:
     def moves(processes: int) -> dict[str, dict]:
         return {
             f"{old}-{new}": keys(new, load=str(root / old / "checkpoints"), save=None)
-            for old, new in MOVES
+            for old, new in pairs
             if LAYOUTS[new][0] == processes
         }
 
