@@ -3,6 +3,7 @@
     python tools/bench.py train                                  # the quickstart's model and 125M, fp32 and bf16
     python tools/bench.py train --shape 125M --precision bf16 --steps 20 --json
     python tools/bench.py memory                                 # what the plan says of memory against real runs
+    python tools/bench.py launch                                 # from Enter to the first step
     python tools/bench.py data --workers 1 2 4                   # preprocessing, 100 MB of the sample corpus
 
 Speed on a shared machine swings: the contestants take turns, medians are compared, and CPU-seconds stand beside them.
@@ -25,6 +26,7 @@ from neox.config.errors import ConfigError
 from neox.config.resolve import cuda_devices
 from neox.config.sections import TokenizerConfig
 from tools.benchmarks.data import DataBench, bench_data, print_data_result
+from tools.benchmarks.launch import LaunchBench, bench_launch, print_launch
 from tools.benchmarks.memory import CASES, bench_memory, print_memory
 from tools.benchmarks.plain import PRECISIONS
 from tools.benchmarks.shapes import SHAPES, cores
@@ -75,6 +77,10 @@ def _train(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     return bench_train(bench, console)
 
 
+def _launch(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    return bench_launch(LaunchBench(processes=tuple(options.processes), rounds=options.rounds), console)
+
+
 def _data(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     bench = DataBench(
         inputs=tuple(options.input),
@@ -114,6 +120,12 @@ def _parser() -> argparse.ArgumentParser:
         help="measure the plain loop under torch.compile too (by default on a GPU)",
     )
     train.set_defaults(run=_train, show=print_result)
+
+    launch = commands.add_parser("launch", help="from Enter to the first step, on the CPU", allow_abbrev=False)
+    launch.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    launch.add_argument("--processes", type=_positive, nargs="+", default=[1, 4], metavar="N", help="numbers to try")
+    launch.add_argument("--rounds", type=_positive, default=5, metavar="N", help="turns of each contestant (5)")
+    launch.set_defaults(run=_launch, show=print_launch)
 
     data = commands.add_parser("data", help="preprocessing against the peers' loops", allow_abbrev=False)
     data.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
