@@ -27,7 +27,8 @@ def base_config(config: Any) -> dict[str, Any]:
             name: _plain(getattr(zero, name))
             for name in ZeroOptimization.model_fields
             if getattr(zero, name) is not None
-        },
+        }
+        | {"stage": engine_zero_stage(config)},
         "zero_allow_untested_optimizer": True,  # SGD, which DeepSpeed does not list
         # an offloaded optimizer is torch's fused one too: DeepSpeed's own is compiled at the first start
         "zero_force_ds_cpu_optimizer": False,
@@ -45,6 +46,15 @@ def base_config(config: Any) -> dict[str, Any]:
         # Stages would send a slice of each activation, taking the tensor-parallel ranks' copies for equal: these are not.
         settings["pipeline"] = {"pipe_partitioned": False, "grad_partitioned": False}
     return settings
+
+
+def engine_zero_stage(config: Any) -> int:
+    """The ZeRO stage that DeepSpeed runs: with one replica there is nothing to divide, and stage 0 computes the same without
+    the copies that dividing takes."""
+    parallel, zero = config.parallel, config.optimization.zero_optimization
+    offloads = any(part is not None and part.device != "none" for part in (zero.offload_optimizer, zero.offload_param))
+    alone = parallel.data_size == 1 and parallel.pipe_size == 1
+    return 0 if alone and not offloads else zero.stage
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from neox.config.deepspeed import engine_zero_stage
 from neox.config.sections import Config, Offload
 from neox.config.shapes import ffn_width, is_gated
 from neox.config.sizes import padded_vocab_size, stage_parameters
@@ -17,6 +18,7 @@ class ZeroMemory:
 
     def __init__(self, config: Config, vocab_size: int, stage: int):
         zero, replicas, model = config.optimization.zero_optimization, config.parallel.data_size, config.model
+        zero = zero.model_copy(update={"stage": engine_zero_stage(config)})
         self._config = config
         self._zero = zero
         self._stages = config.parallel.pipe_size

@@ -36,6 +36,14 @@ def zero(stage, **settings):
     return {"stage": stage, "reduce_bucket_size": 1000, **settings}
 
 
+def test_one_replica_has_nothing_to_divide():
+    for precision in ({}, {"bf16": {}}):
+        plain = memory_of(num_gpus=1, zero_optimization=zero(0), **precision)
+        assert all(memory_of(num_gpus=1, zero_optimization=zero(stage), **precision) == plain for stage in (1, 2, 3))
+        offloaded = zero(1, offload_optimizer={"device": "cpu"})
+        assert memory_of(num_gpus=1, zero_optimization=offloaded, **precision).optimizer == 0
+
+
 def test_the_state_follows_zero_and_precision():
     parameters = parameter_counts(config_of().model, VOCAB).total
     plain = memory_of(num_gpus=4)

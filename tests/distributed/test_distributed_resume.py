@@ -19,7 +19,8 @@ MODES = {
     "fp32-zero0": {},
     "bf16-zero0": {"precision": "bf16"},
     "bf16-zero1": {"precision": "bf16", "zero_optimization": {"stage": 1}},
-    "tensor-zero2": {"model_parallel_size": 2, "zero_optimization": {"stage": 2}, "attention_dropout": 0.1},
+    "bf16-tensor": {"precision": "bf16", "model_parallel_size": 2, "attention_dropout": 0.1},
+    "zero2": {"zero_optimization": {"stage": 2}},
     "zero3": {"zero_optimization": {"stage": 3}},
     "pipeline": {"pipe_parallel_size": 2, "zero_optimization": {"stage": 1}, "gradient_accumulation_steps": 2},
 }

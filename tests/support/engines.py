@@ -23,7 +23,8 @@ def samples() -> Iterator[Batch]:
 
 
 def losses_and_norms(topology: Topology, *, rows: list[dict], steps: int) -> list[tuple[list[float], list[float]]]:
-    """Losses and gradient norms of an engine for each row of configuration keys; one replica, clipping is active."""
+    """Losses and gradient norms of an engine for each row of configuration keys; each replica reads
+    the same samples, and clipping is active."""
     results = []
     for keys in rows:
         values = {

@@ -18,10 +18,15 @@ ROWS = [
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list]:
-    """Losses and norms of all rows, by the number of processes that share the model."""
+    """Losses and norms of all rows with two replicas, by the number of processes that share the model."""
     return {
         size: run_workers(
-            losses_and_norms, tmp_path_factory.mktemp(f"tensor{size}"), processes=size, tensor=size, rows=ROWS, steps=6
+            losses_and_norms,
+            tmp_path_factory.mktemp(f"tensor{size}"),
+            processes=2 * size,
+            tensor=size,
+            rows=ROWS,
+            steps=6,
         )[0]
         for size in (1, 2)
     }
