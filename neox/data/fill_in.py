@@ -18,9 +18,7 @@ import numpy
 
 from neox.config.errors import ConfigError
 from neox.config.sections import DataConfig
-from neox.tokenizer.tokenizer import Tokenizer
-
-PROBE = " a\n\n  b\té "  # a tokenizer that gives this back keeps every letter
+from neox.tokenizer.tokenizer import Tokenizer, joins_exactly
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def fill_in(data: DataConfig, tokenizer: Tokenizer, seed: int) -> FillIn | None:
         for key, found in ids.items()
         if found is None
     ]
-    if not complaints and tokenizer.decode(tokenizer.encode(PROBE)) != PROBE:
+    if not joins_exactly(tokenizer):
         complaints.append(
             "fim_rate: the tokenizer changes white space or letters, so that texts cannot be cut in parts"
         )

@@ -170,6 +170,12 @@ class TiktokenTokenizer(Tokenizer):
         return self.engine.encode_single_token(name) if known else None
 
 
+def joins_exactly(tokenizer: Tokenizer) -> bool:
+    """Whether a text that is encoded in parts comes back letter by letter: not where the tokenizer adds spaces, or normalises."""
+    parts = [" a\n\n  b", "\té ", "c"]
+    return tokenizer.decode([index for part in parts for index in tokenizer.encode(part)]) == "".join(parts)
+
+
 def build_tokenizer(config: TokenizerConfig) -> Tokenizer:
     """The tokenizer of the configuration; ConfigError that names the file where one is missing or wrong."""
     # Our parallelism is worker processes, one thread each; threads would also make `tokenizers` warn at every fork.
