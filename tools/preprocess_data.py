@@ -75,9 +75,20 @@ def parse(arguments: list[str]) -> PreprocessJob:
     add(
         "--jsonl-keys",
         nargs="+",
-        default=["text"],
         metavar="KEY",
         help="keys of the text, each with its own files (text)",
+    )
+    add(
+        "--chat-key",
+        metavar="KEY",
+        help="instead of a text, the chat under this key: a list of messages with role and content, written with the labels of what "
+        "the assistant says",
+    )
+    add(
+        "--chat-template",
+        type=Path,
+        metavar="FILE",
+        help="Jinja, or a tokenizer_config.json that has it (the one beside the tokenizer's file)",
     )
     add("--text-unit", choices=get_args(TextUnit), default="file", help="what of a .txt is one document (file)")
     add("--tokenizer-type", required=True, choices=TOKENIZER_TYPES, help="kind of tokenizer")
@@ -97,13 +108,19 @@ def parse(arguments: list[str]) -> PreprocessJob:
     add("--on-error", choices=("stop", "skip"), default="stop", help="at a record that cannot be read (stop)")
     add("--overwrite", action="store_true", help="start over where another job was stopped")
     given = parser.parse_args(arguments)
+    if given.chat_key is None and given.chat_template is not None:
+        parser.error("--chat-template is for chats: give --chat-key too")
+    if given.chat_key is not None and (given.ftfy or given.jsonl_keys is not None):
+        parser.error("--chat-key reads chats: --ftfy and --jsonl-keys are for texts")
     return PreprocessJob(
         inputs=given.input,
         output_prefix=given.output_prefix,
         tokenizer=TokenizerConfig(
             tokenizer_type=given.tokenizer_type, vocab_file=given.vocab_file, merge_file=given.merge_file
         ),
-        jsonl_keys=tuple(given.jsonl_keys),
+        jsonl_keys=tuple(given.jsonl_keys or ["text"]),
+        chat_key=given.chat_key,
+        chat_template=given.chat_template,
         text_unit=given.text_unit,
         append_eod=given.append_eod,
         ftfy=given.ftfy,

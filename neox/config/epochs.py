@@ -8,6 +8,8 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
+from collections.abc import Iterator
+from itertools import chain
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -27,12 +29,23 @@ def epochs_in_steps(config: Any) -> int:
     Raises ConfigError that names the file where an index cannot be read or the data are too few for one step.
     """
     data, batch, length = config.data, config.batch, config.model.seq_length
+    if data.pack_impl == "pack_until_overflow":
+        raise ConfigError(
+            "pack_until_overflow fills samples as their order has it, so they are not counted before: give train_iters"
+        )
     if data.train_data_paths is None:
         shares = [(data.data_path, data.split)]
     else:
         weights = data.train_data_weights or [1.0] * len(data.train_data_paths)
         shares = [(path, "1") for path, weight in zip(data.train_data_paths, weights) if weight > 0]
-    samples = sum(max(0, batch.train_epochs * training_tokens(prefix, split) - 1) // length for prefix, split in shares)
+    if data.pack_impl == "unpacked":
+        # as neox.data.packing has it; documents without anything to learn are not known here
+        most = inf if data.allow_chopped else length + 1
+        lengths = chain.from_iterable(training_lengths(prefix, split) for prefix, split in shares)
+        samples = batch.train_epochs * sum(2 <= tokens <= most for some in lengths for tokens in some)
+    else:
+        tokens = [sum(map(sum, training_lengths(prefix, split))) for prefix, split in shares]
+        samples = sum(max(0, batch.train_epochs * count - 1) // length for count in tokens)
     if samples < batch.train_batch_size:
         raise ConfigError(
             f"{batch.train_epochs} epochs of the data are {samples:,} samples, fewer than train_batch_size "
@@ -41,8 +54,8 @@ def epochs_in_steps(config: Any) -> int:
     return samples // batch.train_batch_size
 
 
-def training_tokens(prefix: str, split: str) -> int:
-    """Tokens of the training share of a pair of token files."""
+def training_lengths(prefix: str, split: str) -> Iterator[array]:
+    """Tokens of each document in the training share of a pair of token files, so many at a time."""
     path = Path(f"{prefix}.idx")
     try:
         with open(path, "rb") as file:
@@ -50,7 +63,8 @@ def training_tokens(prefix: str, split: str) -> int:
             if magic != MAGIC:
                 raise ConfigError(f"{path} is not an index of token files (MMIDIDX)")
             (_, end), *_ = split_bounds(split, sequences)
-            return sum(_sum(file, min(READ_AT_ONCE, end - done)) for done in range(0, end, READ_AT_ONCE))
+            for done in range(0, end, READ_AT_ONCE):
+                yield _lengths(file, min(READ_AT_ONCE, end - done))
     except FileNotFoundError:
         raise ConfigError(f"there is no file {path}") from None
     except (OSError, EOFError, struct.error) as error:
@@ -70,10 +84,10 @@ def split_bounds(split: str, documents: int) -> list[tuple[int, int]]:
     return list(zip([0, *ends[:2]], ends, strict=True))
 
 
-def _sum(file: Any, count: int) -> int:
-    """The sum of the next `count` lengths."""
+def _lengths(file: Any, count: int) -> array:
+    """The next `count` lengths."""
     lengths = array("i")
     lengths.fromfile(file, count)
     if sys.byteorder == "big":
         lengths.byteswap()
-    return sum(lengths)
+    return lengths

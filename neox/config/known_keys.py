@@ -239,8 +239,6 @@ OTHER_KEYS: dict[str, Other] = {
             )
         },
     ),
-    **_refused("only packed samples are supported: documents follow one another", pack_impl="packed"),
-    **_refused("documents are always cut to fill a sample", allow_chopped=True),
     **_refused("only the .bin/.idx format (mmap) is read", data_impl=("mmap", "infer")),
     **_refused("the data must be visible to every machine", use_shared_fs=True),
     **_refused("weights are not served during training", serve_model_weights=False),

@@ -268,6 +268,30 @@ def labels_fit_paths(config: Any) -> Complaints:
             yield key, f"{len(labels)} prefixes for {len(paths)} {split}_data_paths"
 
 
+def labels_stay_beside_their_tokens(config: Any) -> Complaints:
+    data = config.data
+    labels = [f"{split}_label_data_paths" for split in ("train", "valid", "test")]
+    given = [key for key in labels if getattr(data, key) is not None]
+    if data.fim_rate and given:
+        yield "fim_rate", f"moves tokens away from their labels, and {given[0]} is given: leave one of them out"
+
+
+def chopping_is_for_whole_documents(config: Any) -> Complaints:
+    data = config.data
+    if data.pack_impl == "packed" and not data.allow_chopped:
+        yield (
+            "allow_chopped pack_impl",
+            "packed samples cut documents wherever a sample ends: give pack_impl: unpacked or pack_until_overflow too",
+        )
+
+
+def fill_in_has_a_rate(config: Any) -> Complaints:
+    data = config.data
+    unused = [key for key in ("fim_split_sample", "fim_no_prefix") if getattr(data, key) is not None]
+    if unused and not data.fim_rate:
+        yield f"{unused[0]} fim_rate", "has no effect: fim_rate is 0"
+
+
 def split_is_three_shares(config: Any) -> Complaints:
     text = config.data.split
     try:
@@ -410,6 +434,9 @@ RULES: list[Rule] = [
     finetuning_needs_weights,
     weights_fit_paths,
     labels_fit_paths,
+    labels_stay_beside_their_tokens,
+    chopping_is_for_whole_documents,
+    fill_in_has_a_rate,
     split_is_three_shares,
     tokenizer_has_its_files,
     extra_settings_are_extra,

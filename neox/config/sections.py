@@ -358,12 +358,40 @@ class DataConfig(Section):
     )
     split: str = Field("969, 30, 1", description="shares of data_path for training, validation and test")
     eod_mask_loss: bool = Field(False, description="leave what follows an end-of-document token out of the loss")
+    reset_attention_mask: bool = Field(
+        False, description="let a token see its own document only, which ends with an end-of-document token"
+    )
+    reset_position_ids: bool = Field(False, description="count positions from the beginning of each document")
+    pack_impl: Literal["packed", "pack_until_overflow", "unpacked"] = Field(
+        "packed",
+        description="packed cuts documents to fill samples, pack_until_overflow keeps them whole and fills up with padding, unpacked "
+        "gives each a sample of its own",
+    )
+    allow_chopped: bool = Field(
+        True,
+        description="cut documents that are longer than a sample, where they are kept whole; false leaves them out",
+    )
+    fim_rate: Fraction = Field(0.0, description="share of the documents rearranged for fill-in-the-middle")
+    fim_spm_rate: Fraction = Field(
+        0.5, description="share of these with the suffix first (SPM); the others begin with the prefix"
+    )
+    fim_split_sample: str | None = Field(
+        None, description="token that divides a document, as into files: each of its parts is rearranged for itself"
+    )
+    fim_fragment_rate: Fraction = Field(
+        0.5, description="share of the parts that fim_split_sample gives which are rearranged"
+    )
+    fim_no_prefix: str | None = Field(None, description="documents or parts that begin with this text stay as they are")
+    fim_prefix_token: str = Field("<|fim_prefix|>", description="token before the prefix")
+    fim_middle_token: str = Field("<|fim_middle|>", description="token before the middle")
+    fim_suffix_token: str = Field("<|fim_suffix|>", description="token before the suffix")
     mmap_warmup: bool = Field(False, description="read the token files once at the start, to fill the page cache")
 
     @property
     def masks_loss(self) -> bool:
         """Whether tokens may be left out of the loss."""
-        return bool(self.eod_mask_loss or self.train_label_data_paths or self.valid_label_data_paths)
+        labels = self.train_label_data_paths or self.valid_label_data_paths
+        return bool(self.eod_mask_loss or labels or self.pack_impl != "packed" or self.fim_rate)
 
 
 class TokenizerConfig(Section):

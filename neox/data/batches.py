@@ -7,7 +7,7 @@ takes for its micro-batch m the samples from (m * D + d) * micro on, where D is 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 
@@ -22,6 +22,8 @@ class Batch:
     tokens: torch.Tensor  # int64
     labels: torch.Tensor  # int64, the token that follows each
     loss_mask: torch.Tensor  # float32, 0 where the label does not count
+    documents: torch.Tensor | None = None  # int64, equal for the tokens of one document; with reset_attention_mask
+    positions: torch.Tensor | None = None  # int64, counted from the document's beginning; with reset_position_ids
 
 
 def batches(dataset: Sequence[dict], consumed: int, batch: BatchConfig, topology: Topology) -> Iterator[Batch]:
@@ -37,4 +39,5 @@ def batches(dataset: Sequence[dict], consumed: int, batch: BatchConfig, topology
 
 
 def _collate(samples: list[dict]) -> Batch:
-    return Batch(*(torch.stack([sample[key] for sample in samples]) for key in ("tokens", "labels", "loss_mask")))
+    parts = [field.name for field in fields(Batch) if field.name in samples[0]]
+    return Batch(**{part: torch.stack([sample[part] for sample in samples]) for part in parts})

@@ -124,34 +124,38 @@ def _take_folder(folder: Path, found: Corpora) -> None:
 
 def parse(record: Record, keys: tuple[str, ...]) -> Document:
     """The document that a record is; RecordError where it is none."""
-    if record.kind == "fault":
-        raise RecordError(record.content.decode())
     if record.kind == "text":
         for key in keys:
             if key != "text":
                 raise RecordError(f"there is no key {key!r} in a plain text, only 'text'")
         return Document((_decode(record.content).replace("\r\n", "\n"),) * len(keys), "", record.place)
-    value = _parse_json(record.content)
+    value = json_object(record, keys)
     for key in keys:
-        if key not in value:
-            raise RecordError(f"there is no key {key!r}, only {', '.join(map(repr, value)) or 'an empty object'}")
         if not isinstance(value[key], str):
             raise RecordError(f"the value of {key!r} is not a text")
-    return Document(tuple(value[key] for key in keys), _subset(value), record.place)
+    return Document(tuple(value[key] for key in keys), subset_of(value), record.place)
 
 
-def _parse_json(content: bytes) -> dict:
+def json_object(record: Record, keys: tuple[str, ...]) -> dict:
+    """The JSON object that a record is, which has the keys; RecordError where it is none."""
+    if record.kind != "json":
+        raise RecordError(
+            record.content.decode() if record.kind == "fault" else "it is a plain text, and no JSON object"
+        )
     try:
-        value = orjson.loads(content)
+        value = orjson.loads(record.content)
     except orjson.JSONDecodeError as error:
-        _decode(content)  # names the byte where the trouble is the encoding
+        _decode(record.content)  # names the byte where the trouble is the encoding
         raise RecordError(f"it is not JSON ({error})") from error
     if not isinstance(value, dict):
         raise RecordError("it is not a JSON object")
+    for key in keys:
+        if key not in value:
+            raise RecordError(f"there is no key {key!r}, only {', '.join(map(repr, value)) or 'an empty object'}")
     return value
 
 
-def _subset(value: dict) -> str:
+def subset_of(value: dict) -> str:
     """What the Pile calls the part that a document comes from."""
     meta = value.get("meta")
     name = meta.get("pile_set_name") if isinstance(meta, dict) else None

@@ -1,4 +1,4 @@
-"""From token files to datasets of training samples: splits, mixtures, and the checks that come before the first step.
+"""From token files to datasets of training samples: splits, mixtures, and how documents are packed.
 
 Knows nothing about batches or ranks: sample i is the same whatever the layout. Every rank calls `build_datasets`; the indices are
 built by the first to come and mapped by the others.
@@ -16,18 +16,21 @@ import numpy
 from neox.config.epochs import split_bounds
 from neox.config.errors import ConfigError
 from neox.config.sections import DataConfig
+from neox.data.checks import check_data
+from neox.data.fill_in import fill_in
 from neox.data.index_cache import writable_folder
 from neox.data.mixtures import USES, Part, mixture
+from neox.data.packing import usable
+from neox.data.reading import Reading
 from neox.data.samples import (
     BlendedSamples,
     IndexedDataset,
-    LabelledSamples,
     Samples,
     SamplesConfig,
     Split,
     TokenizerFacts,
+    WholeSamples,
 )
-from neox.data.store import StoreFacts, check_store, read_lengths
 from neox.parallel.topology import Topology
 from neox.tokenizer.tokenizer import Tokenizer
 
@@ -37,17 +40,11 @@ SampleDataset = Samples | BlendedSamples
 # and with it the order of the samples, follows from it.
 SURPLUS = 1.005
 
-TOKENS_LOOKED_AT = 1_000_000
-
-NO_LABEL = -100  # marks a token that is not learned, as in gpt-neox and torch
-
 
 @dataclass(frozen=True)
 class Datasets:
-    """One dataset for each use, None where there is no data for it or no sample was asked for.
-
-    `dataset[i]` has `tokens` and `labels`, (seq_length,) int64, and `loss_mask`, (seq_length,) float32.
-    """
+    """One dataset for each use, None where there is no data for it or no sample was asked for. `dataset[i]` is what
+    `Reading.sample` makes of its tokens."""
 
     train: SampleDataset | None
     valid: SampleDataset | None
@@ -67,20 +64,16 @@ def build_datasets(
     Raises ConfigError that names the file where token files are missing, damaged, of another tokenizer, or hold too little to
     train on. With `split`, a validation or test share too small for one sample is None.
     """
-    if data.eod_mask_loss and tokenizer.eod is None:
-        raise ConfigError("eod_mask_loss: the tokenizer has no end-of-document token")
     paths = (data.train_data_paths, data.valid_data_paths, data.test_data_paths)
     prefixes = [prefix for given in paths for prefix in given or []] or [data.data_path]
     assert prefixes != [None], "resolve() fills data_path where no data key is given"
-    facts = _check_stores(prefixes, tokenizer.vocab_size)
     labelled = [part for use in USES for part in mixture(data, use) if part.labels is not None]
-    for part in labelled:
-        _check_labels(part, facts[part.prefix], tokenizer.vocab_size)
+    check_data(data, prefixes, labelled, tokenizer)
     if data.mmap_warmup and topology.local_rank == 0:
-        for prefix in [*facts, *(part.labels for part in labelled)]:
+        for prefix in [*dict.fromkeys(prefixes), *(part.labels for part in labelled)]:
             _read_through(Path(f"{prefix}.bin"))
 
-    sampler = _Sampler(seq_length, seed, data.eod_mask_loss, TokenizerFacts(tokenizer.vocab_size, tokenizer.eod))
+    sampler = _Sampler(data, seq_length, tokenizer, seed)
     if data.train_data_paths is None:
         return Datasets(*sampler.split(data.data_path, data.split, samples))
     return Datasets(
@@ -92,14 +85,23 @@ def build_datasets(
 
 
 class _Sampler:
-    """Makes datasets that share sequence length, seed and loss mask."""
+    """Makes datasets that share sequence length, seed, packing and reading."""
 
-    def __init__(self, seq_length: int, seed: int, eod_mask_loss: bool, tokenizer: TokenizerFacts):
+    def __init__(self, data: DataConfig, seq_length: int, tokenizer: Tokenizer, seed: int):
         self.seq_length = seq_length
-        self.seed = seed
-        self.eod_mask_loss = eod_mask_loss
-        self.tokenizer = tokenizer
+        self.whole = data.pack_impl != "packed"
+        self.allow_chopped = data.allow_chopped
         self.stores: dict[str, IndexedDataset] = {}
+        self.settings = {
+            "random_seed": seed,
+            "sequence_length": seq_length,
+            "tokenizer": TokenizerFacts(tokenizer.vocab_size, tokenizer.eod),
+            "together": data.pack_impl == "pack_until_overflow",
+            "change": fill_in(data, tokenizer, seed),
+            "reading": Reading(
+                seq_length, tokenizer.eod, data.eod_mask_loss, data.reset_attention_mask, data.reset_position_ids
+            ),
+        }
 
     def split(self, prefix: str, split: str, sizes: Sequence[int]) -> list[Samples | None]:
         """The shares of one store."""
@@ -123,7 +125,7 @@ class _Sampler:
         ]
         if alone:
             return datasets[0]
-        return BlendedSamples(datasets, [part.share for part in parts], size, self._settings(parts[0].prefix))
+        return BlendedSamples(datasets, [part.share for part in parts], size, self._config(parts[0].prefix))
 
     def _samples(
         self, part: Part, documents: tuple[int, int], size: int, kind: Split, split: str | None = None
@@ -131,33 +133,60 @@ class _Sampler:
         """`size` samples of the documents [begin, end) of a store: a share of it by `split`, or all of it."""
         if size == 0:
             return None
-        store, (begin, end) = self._store(part.prefix), documents
-        tokens = int(store.sequence_lengths[begin:end].sum(dtype=numpy.int64))
-        if tokens < self.seq_length + 1:
+        numbers = numpy.arange(*documents, dtype=numpy.int32)
+        if self.whole:
+            numbers = self._usable(part, numbers)
+        lack = self._lack(part.prefix, numbers, kind)
+        if lack is not None:
             if split is not None and kind is not Split.train:
                 return None
-            raise ConfigError(
-                f"{part.prefix}: {tokens:,} tokens for {kind.name} are fewer than one sample of seq_length + 1 = "
-                f"{self.seq_length + 1:,}"
-            )
-        numbers = numpy.arange(begin, end, dtype=numpy.int32)
-        arguments = store, part.prefix, numbers, size, kind, self._settings(part.prefix, split)
-        return Samples(*arguments) if part.labels is None else LabelledSamples(self._store(part.labels), *arguments)
+            raise ConfigError(lack)
+        labels = None if part.labels is None else self._store(part.labels)
+        build = WholeSamples if self.whole else Samples
+        return build(
+            labels, self._store(part.prefix), part.prefix, numbers, size, kind, self._config(part.prefix, split)
+        )
 
-    def _settings(self, prefix: str, split: str | None = None) -> SamplesConfig:
+    def _usable(self, part: Part, numbers: numpy.ndarray) -> numpy.ndarray:
+        """The documents that can be in samples of whole documents: of a good length, and with something to learn."""
+        lengths = self._store(part.prefix).sequence_lengths[numbers]
+        numbers = numbers[usable(lengths, self.seq_length + 1, self.allow_chopped)]
+        if part.labels is None:
+            return numbers
+        labels = self._store(part.labels)
+        learned = [bool((labels.get(number)[1 : self.seq_length + 1] >= 0).any()) for number in numbers]
+        return numbers[numpy.array(learned, dtype=bool)]
+
+    def _lack(self, prefix: str, numbers: numpy.ndarray, kind: Split) -> str | None:
+        """Why the documents do not make a sample, None where they do."""
+        if self.whole:
+            if numbers.size:
+                return None
+            return (
+                f"{prefix}: no document for {kind.name} has tokens to learn within seq_length {self.seq_length:,}"
+                + ("" if self.allow_chopped else ", or all are longer (allow_chopped: true cuts them)")
+            )
+        tokens = int(self._store(prefix).sequence_lengths[numbers].sum(dtype=numpy.int64))
+        if tokens > self.seq_length:
+            return None
+        return (
+            f"{prefix}: {tokens:,} tokens for {kind.name} are fewer than one sample of seq_length + 1 = "
+            f"{self.seq_length + 1:,}"
+        )
+
+    def _config(self, prefix: str, split: str | None = None) -> SamplesConfig:
         blend = (
             {"blend_per_split": [([prefix], None)] * 3}
             if split is None
             else {"blend": ([prefix], None), "split": split}
         )
         return SamplesConfig(
-            random_seed=self.seed,
-            sequence_length=self.seq_length,
+            **self.settings,
             **blend,
-            tokenizer=self.tokenizer,
+            # megatron-core is left to order the samples: `reading` says what is made of them
             reset_position_ids=False,
             reset_attention_mask=False,
-            eod_mask_loss=self.eod_mask_loss,
+            eod_mask_loss=False,
             create_attention_mask=False,
             index_folder=writable_folder(Path(prefix).parent / "index_cache"),
         )
@@ -166,42 +195,6 @@ class _Sampler:
         if prefix not in self.stores:
             self.stores[prefix] = IndexedDataset(prefix)
         return self.stores[prefix]
-
-
-def _check_stores(prefixes: Sequence[str], vocab_size: int) -> dict[str, StoreFacts]:
-    """Check every pair of token files, and that its first tokens are of this vocabulary; all complaints are raised together."""
-    facts, complaints = {}, []
-    for prefix in dict.fromkeys(prefixes):
-        try:
-            facts[prefix] = check_store(prefix)
-            _check_vocabulary(prefix, facts[prefix], 0, vocab_size)
-        except ConfigError as error:
-            complaints.extend(error.complaints)
-    if complaints:
-        raise ConfigError(complaints)
-    return facts
-
-
-def _check_labels(part: Part, facts: StoreFacts, vocab_size: int) -> None:
-    """Check the token files that hold the labels of others, whose facts these are."""
-    found = check_store(part.labels)
-    lengths = read_lengths(part.prefix), read_lengths(part.labels)
-    if found.sequences != facts.sequences or not all(map(numpy.array_equal, *lengths)):
-        raise ConfigError(
-            f"{part.labels}.idx: its sequences are not as long as those of {part.prefix}.idx, which it labels: "
-            "they were not made together"
-        )
-    _check_vocabulary(part.labels, found, NO_LABEL, vocab_size)
-
-
-def _check_vocabulary(prefix: str, facts: StoreFacts, lowest: int, vocab_size: int) -> None:
-    """Check that the first tokens are ids of the tokenizer, or `lowest`, which may be less than 0."""
-    head = numpy.fromfile(f"{prefix}.bin", dtype=facts.dtype, count=TOKENS_LOOKED_AT)
-    if head.min() < lowest or head.max() >= vocab_size:
-        outside = head.max() if head.min() >= lowest else head.min()
-        raise ConfigError(
-            f"{prefix}.bin: token {outside} is not among the {vocab_size:,} ids of the tokenizer: it was made with another one"
-        )
 
 
 def _read_through(path: Path) -> None:

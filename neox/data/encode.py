@@ -75,6 +75,8 @@ class Encoder:
         self.tokenizer = tokenizer
         self.keys = keys
         self.dtype = token_dtype(tokenizer.vocab_size)
+        self.dtypes = [self.dtype] * len(keys)  # of each array that comes out
+        self.columns = list(range(len(keys)))  # and the place in `Share` where it is counted
         self.eod = numpy.array([tokenizer.eod] if append_eod else [], dtype=self.dtype)
         self.ftfy = ftfy
 
@@ -116,12 +118,15 @@ class Encoder:
     def _joined(self, sequences: list[numpy.ndarray]) -> numpy.ndarray:
         """All sequences, each with its end, in one array of the store's dtype."""
         parts = [part for sequence in sequences for part in (sequence, self.eod)]
-        joined = numpy.concatenate(parts) if parts else self.eod[:0]
-        if joined.size and joined.max() >= self.tokenizer.vocab_size:
+        return self.stored(numpy.concatenate(parts) if parts else self.eod[:0])
+
+    def stored(self, tokens: numpy.ndarray) -> numpy.ndarray:
+        """Tokens in the store's dtype; ConfigError where the tokenizer gave ids that its vocabulary does not have."""
+        if tokens.size and tokens.max() >= self.tokenizer.vocab_size:
             raise ConfigError(
-                f"the tokenizer gives the id {joined.max():,}, and its vocabulary ends at {self.tokenizer.vocab_size - 1:,}"
+                f"the tokenizer gives the id {tokens.max():,}, and its vocabulary ends at {self.tokenizer.vocab_size - 1:,}"
             )
-        return joined.astype(self.dtype)
+        return tokens.astype(self.dtype)
 
 
 def _utf8_size(text: str) -> int:

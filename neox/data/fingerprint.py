@@ -16,6 +16,13 @@ from neox.data.manifest import read_manifest
 from neox.data.mixtures import USES, mixture
 from neox.tokenizer.vocabulary import file_hashes
 
+# what a sample holds depends on these too; they count where they are not as in the beginning of all runs
+KEYS = (
+    "pack_impl",
+    "allow_chopped",
+    *(name for name in DataConfig.model_fields if name.startswith("fim_")),
+)
+
 SHOWN_DIGITS = 12  # of a SHA-256: enough to tell files apart that nobody forges
 
 
@@ -45,6 +52,11 @@ def fingerprint(data: DataConfig, seq_length: int, seed: int, tokenizer: Tokeniz
         Fact("seed", str(seed)),
         Fact("tokenizer", ", ".join([tokenizer.tokenizer_type, *hashes])),
     ]
+    changed = [
+        f"{key} {getattr(data, key)}" for key in KEYS if getattr(data, key) != DataConfig.model_fields[key].default
+    ]
+    if changed:
+        facts.append(Fact("samples", ", ".join(changed)))
     if data.data_path is not None:
         return [*facts, Fact("split", data.split.replace(" ", "")), _files("data_path", data.data_path, "")]
     for use in USES:

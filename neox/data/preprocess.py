@@ -23,8 +23,10 @@ import numpy
 
 from neox.config.errors import ConfigError
 from neox.config.sections import TokenizerConfig
+from neox.data.chat_template import find_template
 from neox.data.corpus import STANDARD_INPUT, corpus_name, find_corpora, open_corpus
 from neox.data.encode import Batch, Encoded, Encoder, encoded, ftfy_function
+from neox.data.encode_chat import ChatEncoder
 from neox.data.files import write_durably
 from neox.data.manifest import manifest
 from neox.data.records import TextUnit, Unpacking, read_records
@@ -45,7 +47,8 @@ SECONDS_BETWEEN_SAVES = 5.0
 class PreprocessJob:
     """What to read, how to encode it, and where to write it.
 
-    `inputs` are names for `find_corpora`; `num_docs` stops after so many records; `skip_bad_records` counts what cannot be read
+    `inputs` are names for `find_corpora`; with `chat_key` the value of that key, and not those of `jsonl_keys`, is read: a chat,
+    written as tokens and labels by `chat_template`, or the template beside the tokenizer; `num_docs` stops after so many records; `skip_bad_records` counts what cannot be read
     instead of stopping at it; `overwrite` drops what another job left unfinished under the same output.
     """
 
@@ -53,6 +56,8 @@ class PreprocessJob:
     output_prefix: str
     tokenizer: TokenizerConfig
     jsonl_keys: tuple[str, ...] = ("text",)
+    chat_key: str | None = None
+    chat_template: Path | None = None
     text_unit: TextUnit = "file"
     append_eod: bool = False
     ftfy: bool = False
@@ -67,8 +72,18 @@ class PreprocessJob:
         """The prefix of all files that it writes."""
         return f"{self.output_prefix}{self.shard.suffix}"
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Keys of a record that are read."""
+        return self.jsonl_keys if self.chat_key is None else (self.chat_key,)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What is written: the keys, and the labels of a chat."""
+        return self.jsonl_keys if self.chat_key is None else (self.chat_key, f"{self.chat_key}_label")
+
     def key_prefix(self, key: str) -> str:
-        """The prefix of the token files of one key."""
+        """The prefix of the token files of one output."""
         return f"{self.prefix}_{key}_document"
 
 
@@ -94,7 +109,7 @@ class PreprocessResult:
     """What a job wrote and what it left out. `left_out` are files of folders that no reader takes."""
 
     prefixes: list[str]
-    dtype: numpy.dtype
+    dtypes: list[numpy.dtype]
     progress: Progress
     tally: Tally
     left_out: list[Path]
@@ -109,40 +124,39 @@ def preprocess(job: PreprocessJob, report: Callable[[Progress], None] = lambda _
     found = find_corpora(job.inputs)
     paths = job.shard.of(found.paths, [stamp(path)[0] for path in found.paths])
     stamps = [stamp(path) for path in paths]
-    _check_keys(job.jsonl_keys)
+    _check_keys(job.outputs)
     tokenizer = build_tokenizer(job.tokenizer)  # before a worker starts: its complaint comes at once, and only once
     tokenizer.encode_batch([""])  # finds its fast way here, and not again in each worker
     if job.append_eod and tokenizer.eod is None:
         raise ConfigError(f"append_eod: the vocabulary of {job.tokenizer.vocab_file} has no token that ends a document")
     if job.ftfy:
         ftfy_function()
+    encoder = _encoder(job, tokenizer)
 
-    with Workplace(job.prefix, _identity(job, paths, stamps), job.overwrite) as workplace:
-        run = _Run(job, paths, tokenizer, workplace)
+    with Workplace(job.prefix, _identity(job, encoder, paths, stamps), job.overwrite) as workplace:
+        run = _Run(job, paths, encoder, workplace)
         progress = run.encode(report)
         if not run.is_complete():
             check_unchanged(paths, stamps)
             run.complete(stamps)
-        names = [
-            Path(job.key_prefix(key)).name + suffix for key in job.jsonl_keys for suffix in (".bin", ".json", ".idx")
-        ]
+        names = [Path(job.key_prefix(key)).name + suffix for key in job.outputs for suffix in (".bin", ".json", ".idx")]
         workplace.publish(names)
-    prefixes = [job.key_prefix(key) for key in job.jsonl_keys]
-    return PreprocessResult(prefixes, run.encoder.dtype, progress, run.tally, found.left_out)
+    prefixes = [job.key_prefix(key) for key in job.outputs]
+    return PreprocessResult(prefixes, run.encoder.dtypes, progress, run.tally, found.left_out)
 
 
 class _Run:
     """A job at work in its workplace."""
 
-    def __init__(self, job: PreprocessJob, paths: list[Path], tokenizer: Tokenizer, workplace: Workplace):
+    def __init__(self, job: PreprocessJob, paths: list[Path], encoder: Encoder, workplace: Workplace):
         self.job = job
         self.paths = paths
         self.workplace = workplace
-        self.encoder = Encoder(tokenizer, job.jsonl_keys, job.append_eod, job.ftfy)
+        self.encoder = encoder
         state = workplace.state or {}
         self.tally = Tally.restored(state["tally"]) if state else Tally()
         self.hashes: dict[str, str] = state.get("hashes", {})
-        self.stores: list[dict[str, int]] = state.get("stores") or [{} for _ in job.jsonl_keys]
+        self.stores: list[dict[str, int]] = state.get("stores") or [{} for _ in job.outputs]
         self.bytes_before = list(accumulate((stamp(path)[0] for path in paths), initial=0))
         self.before = self.tally.total()  # what earlier processes did
         self.started = time.monotonic()
@@ -186,9 +200,11 @@ class _Run:
 
     def complete(self, stamps: list[list[int]]) -> None:
         """Make the files whole in the workplace: the index and the manifest of each key."""
-        for column, key in enumerate(self.job.jsonl_keys):
+        for key, dtype, column, store in zip(
+            self.job.outputs, self.encoder.dtypes, self.encoder.columns, self.stores, strict=True
+        ):
             prefix = self.workplace.folder / Path(self.job.key_prefix(key)).name
-            with StoreWriter(prefix, self.encoder.dtype, **self.stores[column]) as writer:
+            with StoreWriter(prefix, dtype, **store) as writer:
                 files = writer.finish()
             content = manifest(
                 key=key,
@@ -198,7 +214,7 @@ class _Run:
                 ],
                 tokenizer=_tokenizer_facts(self.job.tokenizer, self.encoder.tokenizer),
                 append_eod=self.job.append_eod,
-                dtype=self.encoder.dtype,
+                dtype=dtype,
                 subsets={
                     name: {
                         "documents": share.documents,
@@ -214,12 +230,12 @@ class _Run:
         self._keep({"complete": True, "stores": self.stores, "tally": asdict(self.tally)})
 
     def _writers(self) -> Iterator[StoreWriter]:
-        for key, store in zip(self.job.jsonl_keys, self.stores, strict=True):
-            yield StoreWriter(self.workplace.folder / Path(self.job.key_prefix(key)).name, self.encoder.dtype, **store)
+        for key, dtype, store in zip(self.job.outputs, self.encoder.dtypes, self.stores, strict=True):
+            yield StoreWriter(self.workplace.folder / Path(self.job.key_prefix(key)).name, dtype, **store)
 
     def _batches(self) -> Iterator[Batch]:
         """The records that are left, gathered into batches of about BATCH_BYTES."""
-        unpacking = Unpacking(self.job.jsonl_keys, self.job.text_unit)
+        unpacking = Unpacking((*self.job.keys, "tools") if self.job.chat_key else self.job.keys, self.job.text_unit)
         left = None if self.job.num_docs is None else self.job.num_docs - self.tally.records
         first, done = self.tally.file, self.tally.file_records
         for number in range(first, len(self.paths)):
@@ -295,13 +311,14 @@ def _check_keys(keys: tuple[str, ...]) -> None:
         raise ConfigError(complaints)
 
 
-def _identity(job: PreprocessJob, paths: list[Path], stamps: list[list[int]]) -> dict[str, Any]:
+def _identity(job: PreprocessJob, encoder: Encoder, paths: list[Path], stamps: list[list[int]]) -> dict[str, Any]:
     """What makes two jobs the same: then one goes on where the other broke off, to the same bytes."""
     names = [[str(path), *old] for path, old in zip(paths, stamps)]
     return {
         # a long list of files is kept as its hash
         "input": hashlib.sha256(json.dumps(names).encode()).hexdigest(),
         "jsonl-keys": list(job.jsonl_keys),
+        "chat": [job.chat_key, asdict(encoder.template)] if isinstance(encoder, ChatEncoder) else None,
         "text-unit": job.text_unit,
         "tokenizer": {"type": job.tokenizer.tokenizer_type, **file_hashes(job.tokenizer)},
         "append-eod": job.append_eod,
@@ -314,3 +331,11 @@ def _identity(job: PreprocessJob, paths: list[Path], stamps: list[list[int]]) ->
 def _tokenizer_facts(config: TokenizerConfig, tokenizer: Tokenizer) -> dict[str, Any]:
     facts = {"type": config.tokenizer_type, "vocab_size": tokenizer.vocab_size, "eod": tokenizer.eod}
     return facts | file_hashes(config)
+
+
+def _encoder(job: PreprocessJob, tokenizer: Tokenizer) -> Encoder:
+    if job.chat_key is None:
+        return Encoder(tokenizer, job.jsonl_keys, job.append_eod, job.ftfy)
+    eod = "" if tokenizer.eod is None else tokenizer.decode([tokenizer.eod])
+    template = find_template(job.chat_template, job.tokenizer.vocab_file, eod)
+    return ChatEncoder(tokenizer, job.chat_key, template, job.append_eod)

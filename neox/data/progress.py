@@ -55,7 +55,8 @@ def numbers(progress: Progress) -> str:
 
 def summary(result: PreprocessResult) -> list[str]:
     """What a job did, a sentence a line."""
-    lines = [f"{prefix}.bin, .idx and .json written ({result.dtype.name})" for prefix in result.prefixes]
+    written = zip(result.prefixes, result.dtypes, strict=True)
+    lines = [f"{prefix}.bin, .idx and .json written ({dtype.name})" for prefix, dtype in written]
     lines.append(numbers(result.progress))
     for name, share in _by_size(result.tally.subsets):
         if name:

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import warnings
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ import numpy
 import torch
 
 from neox.data.index_cache import cached_arrays
+from neox.data.packing import packed_whole
+from neox.data.reading import Reading
 from neox.parallel import megatron  # noqa: F401 (the door: without it megatron-core imports everything)
 
 with warnings.catch_warnings():
@@ -28,7 +31,15 @@ with warnings.catch_warnings():
     from megatron.core.datasets.indexed_dataset import IndexedDataset
     from megatron.core.datasets.utils import Split
 
-__all__ = ["BlendedSamples", "IndexedDataset", "LabelledSamples", "Samples", "SamplesConfig", "Split", "TokenizerFacts"]
+__all__ = [
+    "BlendedSamples",
+    "IndexedDataset",
+    "Samples",
+    "SamplesConfig",
+    "Split",
+    "TokenizerFacts",
+    "WholeSamples",
+]
 
 # it warns that the indices are not cached: they are, by us
 logging.getLogger("megatron.core.datasets").setLevel(logging.ERROR)
@@ -49,9 +60,13 @@ class TokenizerFacts:
 
 @dataclass
 class SamplesConfig(GPTDatasetConfig):
-    """megatron-core's settings, and the folder of the cached indices."""
+    """megatron-core's settings, and ours: the folder of the cached indices, how a sample is read, what is done to its tokens (by
+    the number of the sample), and whether documents that are kept whole share samples."""
 
     index_folder: Path | None = None
+    reading: Reading | None = None
+    change: Callable[[numpy.ndarray, int], numpy.ndarray] | None = None
+    together: bool = False
 
     def __post_init__(self) -> None:
         self.path_to_cache = ""  # not None, which means a folder next to the data: build in memory and leave it to us
@@ -59,32 +74,66 @@ class SamplesConfig(GPTDatasetConfig):
 
 
 class Samples(GPTDataset):
-    """Samples of seq_length + 1 tokens from the documents of one store, shuffled, over as many epochs as it takes."""
+    """Samples of seq_length + 1 tokens from the documents of one store, shuffled, over as many epochs as it takes. Documents
+    follow one another and are cut where a sample is full.
 
-    def _build_document_sample_shuffle_indices(self):
-        # the index follows from the lengths of the sequences, whatever the tokens are
-        lengths = hashlib.blake2b(numpy.ascontiguousarray(self.dataset.sequence_lengths), digest_size=8).hexdigest()
-        return cached_arrays(
-            self.config.index_folder,
-            f"{self.unique_description_hash}-{lengths}-{self.index_split.name}",
-            ("document_index", "sample_index", "shuffle_index"),
-            super()._build_document_sample_shuffle_indices,
-        )
+    labels: a store of the labels, as long as the tokens in each sequence: the token to predict, or a negative number (-100) where
+    none is. Without one, each token is a label. The other arguments are megatron-core's.
+    """
 
-
-class LabelledSamples(Samples):
-    """Samples whose labels are in a store of their own, as long as the tokens in each sequence: the token to predict, or a
-    negative number (-100) where none is. There the loss mask is 0."""
-
-    def __init__(self, labels: IndexedDataset, *arguments):
+    def __init__(self, labels: IndexedDataset | None, *arguments):
         super().__init__(*arguments)
-        self._labels = copy(self)  # reads the other store at the same places
-        self._labels.dataset = labels
+        self._labels = None
+        if labels is not None:
+            self._labels = copy(self)  # reads the other store at the same places
+            self._labels.dataset = labels
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        sample = super().__getitem__(index)
-        labels = torch.from_numpy(self._labels._query_document_sample_shuffle_indices(index)[0])[1:]
-        return sample | {"labels": labels.clamp(min=0), "loss_mask": sample["loss_mask"] * (labels >= 0)}
+        text = self.text(index)
+        if self.config.change is not None:
+            text = self.config.change(text, int(index))
+        labels = text if self._labels is None else self._labels.text(index)
+        return self.config.reading.sample(text, labels)
+
+    def text(self, index: int) -> numpy.ndarray:
+        """The tokens of a sample, or their labels: up to seq_length + 1."""
+        return self._query_document_sample_shuffle_indices(index)[0]
+
+    def _build_document_sample_shuffle_indices(self) -> Sequence[numpy.ndarray]:
+        return self._cached("packed", ("document_index", "sample_index", "shuffle_index"), self._build_packed)
+
+    def _build_packed(self) -> Sequence[numpy.ndarray]:
+        return super()._build_document_sample_shuffle_indices()
+
+    def _cached(self, kind: str, names: Sequence[str], build: Callable[[], Sequence[numpy.ndarray]]):
+        # the index follows from the lengths of the sequences and from which of them are used, whatever the tokens are
+        arrays = hashlib.blake2b(numpy.ascontiguousarray(self.dataset.sequence_lengths), digest_size=8)
+        arrays.update(numpy.ascontiguousarray(self.indices))
+        key = f"{self.unique_description_hash}-{arrays.hexdigest()}-{kind}-{self.index_split.name}"
+        return cached_arrays(self.config.index_folder, key, names, build)
+
+
+class WholeSamples(Samples):
+    """Samples of whole documents, one or several, of up to seq_length + 1 tokens."""
+
+    def text(self, index: int) -> numpy.ndarray:
+        documents = self.document_index[self.sample_index[index] : self.sample_index[index + 1]]
+        text = numpy.concatenate([self.dataset.get(document) for document in documents])
+        return text[: self.config.sequence_length + 1]
+
+    def _build_document_sample_shuffle_indices(self) -> Sequence[numpy.ndarray | None]:
+        kind = "together" if self.config.together else "alone"
+        return *self._cached(kind, ("document_index", "sample_index"), self._build_whole), None
+
+    def _build_whole(self) -> Sequence[numpy.ndarray]:
+        return packed_whole(
+            self.indices,
+            self.dataset.sequence_lengths[self.indices],
+            longest=self.config.sequence_length + 1,
+            samples=self.num_samples,
+            together=self.config.together,
+            seed=self.config.random_seed,
+        )
 
 
 class BlendedSamples(BlendedDataset):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from neox.config.sections import ModelConfig
 from neox.config.shapes import has_qkv_bias, head_width, kv_heads, qkv_width
 from neox.model.cache import KeyValueCache
+from neox.model.documents import Documents
 from neox.model.heads import split_heads
 from neox.model.kernels import attend
 from neox.model.linear import ColumnLinear, RowLinear, Sharding
@@ -46,7 +47,7 @@ class Attention(nn.Module):
             model.hidden_size, model.hidden_size, bias=model.use_bias_in_attn_linear, sharding=sharding
         )
 
-    def forward(self, hidden: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+    def forward(self, hidden: Tensor, cache: KeyValueCache | None = None, documents: Documents | None = None) -> Tensor:
         packed = self.query_key_value(hidden)
         # a split sequence is whole from here to the output projection
         seq, batch = packed.shape[:2]
@@ -54,8 +55,8 @@ class Attention(nn.Module):
         if self.query_norm is not None:
             queries, keys, values = packed.split((self.group_size, 1, 1), dim=3)
             packed = torch.cat((self.query_norm(queries), self.key_norm(keys), values), dim=3)
-        queries, keys, values = split_heads(packed, *self._angles(seq, cache, hidden.device))
-        mask, causal = self._mask(seq, cache, hidden.device)
+        queries, keys, values = split_heads(packed, *self._angles(seq, cache, documents, hidden.device))
+        mask, causal = self._mask(seq, cache, documents, hidden.device)
         if cache is not None:
             keys, values = cache.append(self.layer, keys, values)
         if self.training and self.dropout:
@@ -67,7 +68,7 @@ class Attention(nn.Module):
         return self.dense(mixed.permute(2, 0, 1, 3).reshape(seq, batch, -1))
 
     def _angles(
-        self, seq: int, cache: KeyValueCache | None, device: torch.device
+        self, seq: int, cache: KeyValueCache | None, documents: Documents | None, device: torch.device
     ) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """cos and sin for the tokens at hand, (batch or 1, 1, 1, seq, dims / 2); None without rotary positions."""
         if self.rotary is None:
@@ -77,19 +78,29 @@ class Attention(nn.Module):
         if self.rotary.is_dynamic:
             seen = seq if cache is None else int(cache.positions(seq).max()) + 1
         cos, sin = rotary_tables(self.rotary, length, device, seen)
-        if cache is None:
+        if cache is not None:
+            positions = cache.positions(seq).t()
+        elif documents is not None and documents.positions is not None:
+            positions = documents.positions
+        else:
             return cos[None, None, None, :seq], sin[None, None, None, :seq]
-        positions = cache.positions(seq).t()
         return cos[positions][:, None, None], sin[positions][:, None, None]
 
-    def _mask(self, seq: int, cache: KeyValueCache | None, device: torch.device) -> tuple[Tensor | None, bool]:
+    def _mask(
+        self, seq: int, cache: KeyValueCache | None, documents: Documents | None, device: torch.device
+    ) -> tuple[Tensor | None, bool]:
         """What is added to the scores or hides them, and whether plain causality is to hide what comes later."""
         past = 0 if cache is None else cache.length
+        apart = documents is not None and documents.numbers is not None
         if self.position_bias is not None:
             bias = self.position_bias(past, past + seq, self.window, device)
             if cache is not None and cache.padding is not None:
                 bias = bias.masked_fill(~cached_mask(cache, seq, self.window), -torch.inf)
+            if apart:
+                bias = bias.masked_fill(~documents.mask(self.window), -torch.inf)
             return bias, False
+        if apart:
+            return documents.mask(self.window), False
         if not needs_mask(cache, seq, self.window):
             return None, past == 0
         return sequence_mask(seq, self.window, device) if cache is None else cached_mask(cache, seq, self.window), False

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from neox.config.sections import ModelConfig
 from neox.model.attention import Attention
 from neox.model.cache import KeyValueCache
+from neox.model.documents import Documents
 from neox.model.linear import Sharding
 from neox.model.mlp import MLP
 from neox.model.norms import norm
@@ -41,9 +42,9 @@ class Block(nn.Module):
         self.post_attention_layernorm = None if model.gpt_j_tied else norm(model, model.hidden_size, sharding.copied)
         self.mlp = MLP(model, sharding=sharding)
 
-    def forward(self, hidden: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+    def forward(self, hidden: Tensor, cache: KeyValueCache | None = None, documents: Documents | None = None) -> Tensor:
         normed = self.input_layernorm(hidden)
-        attended = self._dropout(self.attention(normed, cache))
+        attended = self._dropout(self.attention(normed, cache, documents))
         if self.parallel:
             if self.post_attention_layernorm is not None:
                 normed = self.post_attention_layernorm(hidden)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from neox.config.sections import ModelConfig
 from neox.model.block import hidden_dropout
 from neox.model.cache import KeyValueCache
+from neox.model.documents import Documents
 from neox.model.linear import ColumnLinear, Sharding, VocabEmbedding, column_product, whole_parameter
 from neox.model.norms import norm
 
@@ -50,24 +51,28 @@ class Embedding(nn.Module):
                 model.max_position_embeddings, model.hidden_size, sharding=sharding
             )
 
-    def forward(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, cache: KeyValueCache | None = None, documents: Documents | None = None) -> Tensor:
         hidden = self.word_embeddings(tokens.t())
         if self.position_embeddings is not None:
-            hidden = hidden + self.position_embeddings(self._positions(tokens.shape[1], cache, tokens.device))
+            hidden = hidden + self.position_embeddings(self._positions(tokens, cache, documents))
         elif self.sinusoidal:
-            positions = self._positions(tokens.shape[1], cache, tokens.device)
+            positions = self._positions(tokens, cache, documents)
             hidden = hidden + sinusoids(positions, hidden.shape[-1]).to(hidden.dtype)
         return hidden_dropout(hidden, self.dropout, self.training, self.sharding)
 
-    def _positions(self, seq: int, cache: KeyValueCache | None, device: torch.device) -> Tensor:
+    def _positions(self, tokens: Tensor, cache: KeyValueCache | None, documents: Documents | None) -> Tensor:
         """(seq, batch or 1) int64: positions of the tokens this rank holds."""
+        seq = tokens.shape[1]
         if cache is not None:
             return cache.positions(seq)
-        start, stop = 0, seq
-        if self.sharding.sequence:
-            part = self.sharding.part(seq)
-            start, stop = self.sharding.rank * part, (self.sharding.rank + 1) * part
-        return torch.arange(start, stop, device=device).unsqueeze(1)
+        if documents is not None and documents.positions is not None:
+            positions = documents.positions.t()
+        else:
+            positions = torch.arange(seq, device=tokens.device).unsqueeze(1)
+        if not self.sharding.sequence:
+            return positions
+        part = self.sharding.part(seq)
+        return positions[self.sharding.rank * part :][:part]
 
 
 class FinalNorm(nn.Module):

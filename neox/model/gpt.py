@@ -19,6 +19,7 @@ from neox.config.shapes import attention_windows, head_width, kv_heads
 from neox.config.sizes import padded_vocab_size
 from neox.model.block import Block
 from neox.model.cache import KeyValueCache
+from neox.model.documents import Documents
 from neox.model.embedding import Embedding, FinalNorm, Head, tied_head
 from neox.model.initializers import initialize_weights
 from neox.model.linear import Sharding
@@ -103,29 +104,49 @@ class GPT(nn.Module):
         """(global index, layer) of the layers with weights; names of weights are `layers.<global index>.<name>`."""
         yield from enumerate(self.layers)
 
-    def forward(self, tokens: Tensor, cache: KeyValueCache | None = None, last_only: bool = False) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        cache: KeyValueCache | None = None,
+        last_only: bool = False,
+        documents: Documents | None = None,
+    ) -> Tensor:
         """Logits of every position, or of the last one alone (seq is 1 then), which is all that sampling needs.
 
-        With a cache the tokens follow those it holds, and are added to it.
+        With a cache the tokens follow those it holds, and are added to it. Without `documents` a row is one document.
         """
         depth = self.config.num_layers
-        hidden = self.layers[0](tokens, cache)
+        hidden = self.layers[0](tokens, cache, documents=documents)
         if self.blocks_per_checkpoint and self.training and torch.is_grad_enabled():
             for first in range(0, depth, self.blocks_per_checkpoint):
                 last = min(first + self.blocks_per_checkpoint, depth)
                 hidden = checkpoint(
-                    self._blocks, first, last, hidden, use_reentrant=False, preserve_rng_state=has_dropout(self.config)
+                    self._blocks,
+                    first,
+                    last,
+                    hidden,
+                    documents=documents,
+                    use_reentrant=False,
+                    preserve_rng_state=has_dropout(self.config),
                 )
         else:
-            hidden = self._blocks(0, depth, hidden, cache)
+            hidden = self._blocks(0, depth, hidden, cache, documents)
         if cache is not None:
             cache.length += tokens.shape[1]
         hidden = self.layers[depth + 1](hidden[-1:] if last_only else hidden)
         return self.layers[depth + 2](hidden) if self.config.no_weight_tying else tied_head(self.layers[0], hidden)
 
-    def _blocks(self, first: int, last: int, hidden: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+    def _blocks(
+        self,
+        first: int,
+        last: int,
+        hidden: Tensor,
+        cache: KeyValueCache | None = None,
+        documents: Documents | None = None,
+    ) -> Tensor:
         for index in range(first, last):
-            hidden = self.layers[1 + index](hidden, cache)
+            # by name: ZeRO 3 looks for tensors in what comes by place
+            hidden = self.layers[1 + index](hidden, cache, documents=documents)
         return hidden
 
     def new_cache(self, batch_size: int, max_length: int, padding: Tensor | None = None) -> KeyValueCache:

@@ -1,6 +1,7 @@
 """The same list of layers as a DeepSpeed pipeline. The one file of the model that imports DeepSpeed.
 
-Only hidden states cross the stages: positions and masks are made where they are needed.
+Only hidden states cross the stages: positions and masks are made where they are needed. Every stage reads the same micro-batches,
+so it is told of their documents by its own engine.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator
-from functools import partial
+from itertools import repeat
 
 import deepspeed
 from deepspeed.pipe import LayerSpec as StageLayer
@@ -18,6 +19,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from neox.config.sections import ModelConfig, RecomputeConfig
+from neox.model.block import Block
+from neox.model.documents import Documents
+from neox.model.embedding import Embedding
 from neox.model.gpt import LayerSpec, has_dropout, layer_specs
 from neox.model.initializers import initialize_weights
 from neox.model.loss import cross_entropy
@@ -29,6 +33,35 @@ deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 _TIE = "embedding"
 
 
+class Stage(PipelineModule):
+    """The layers of one process, run on one micro-batch after another. Activation checkpointing is per block: groups of blocks
+    would depend on where the stages are cut.
+
+    documents: those of the micro-batches to come, in their order, which every schedule of forward passes keeps; set it before each
+    step of a run whose samples tell documents apart.
+    """
+
+    def __init__(self, *, recompute: bool, dropout: bool, **arguments):
+        super().__init__(**arguments)
+        self.documents: Iterator[Documents | None] = repeat(None)
+        self._recompute = recompute
+        self._dropout = dropout
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Tokens (batch, seq) on the first stage or hidden states -> hidden states, or on the last stage logits."""
+        documents = next(self.documents)
+        for layer in self.forward_funcs:
+            if isinstance(layer, Block) and self._recompute:
+                hidden = checkpoint(
+                    layer, hidden, documents=documents, use_reentrant=False, preserve_rng_state=self._dropout
+                )
+            elif isinstance(layer, (Embedding, Block)):
+                hidden = layer(hidden, documents=documents)
+            else:
+                hidden = layer(hidden)
+        return hidden
+
+
 def pipeline_module(
     model: ModelConfig,
     *,
@@ -37,11 +70,10 @@ def pipeline_module(
     recompute: RecomputeConfig | None = None,
     sequence_parallel: bool = False,
     seed: int | None = None,
-) -> PipelineModule:
+) -> Stage:
     """This process's stage; arguments as for GPT. Every rank calls this: it makes groups and balances the blocks.
 
-    Its loss function takes (labels, weights) beside the logits of the last stage. Activation checkpointing is per
-    block here: the groups of `checkpoint_num_layers` would depend on where the stages are cut.
+    Its loss function takes (labels, weights) beside the logits of the last stage.
     """
     deepspeed.init_distributed(dist_backend=topology.backend, verbose=False)
     specs = layer_specs(model, vocab_size=vocab_size, topology=topology, sequence_parallel=sequence_parallel)
@@ -51,16 +83,15 @@ def pipeline_module(
         return cross_entropy(logits, labels, weights, vocab_size=vocab_size, topology=topology)
 
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its layers; the plan has said where they are
-        stage = PipelineModule(
+        stage = Stage(
+            recompute=recompute is not None and recompute.checkpoint_activations,
+            dropout=has_dropout(model),
             layers=[_stage_layer(spec) for spec in specs],
             topology=PipeModelDataParallelTopology(
                 num_pp=topology.pipe_size, num_mp=topology.tensor_size, num_dp=topology.data_size
             ),
             loss_fn=loss,
             partition_method="type:Block",
-            activation_checkpoint_interval=int(recompute is not None and recompute.checkpoint_activations),
-            activation_checkpoint_func=partial(checkpoint, use_reentrant=False, preserve_rng_state=has_dropout(model)),
-            checkpointable_layers=["Block"],
         )
     if seed is not None:
         for index, layer in indexed_layers(stage):
@@ -68,7 +99,7 @@ def pipeline_module(
     return stage
 
 
-def indexed_layers(stage: PipelineModule) -> Iterator[tuple[int, nn.Module]]:
+def indexed_layers(stage: Stage) -> Iterator[tuple[int, nn.Module]]:
     """(global index, layer) of the layers with weights on this stage; the tied embedding is layer 0 on both its stages."""
     if _TIE in stage.tied_modules:
         yield 0, stage.tied_modules[_TIE]

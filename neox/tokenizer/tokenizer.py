@@ -49,6 +49,10 @@ class Tokenizer(ABC):
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some ids; bytes that are not UTF-8 become the replacement character."""
 
+    @abstractmethod
+    def token_id(self, name: str) -> int | None:
+        """The id of a special token by its name, None where there is none of it."""
+
 
 class RustTokenizer(Tokenizer):
     """A tokenizer of the `tokenizers` library; its byte-level BPE encodes through tiktoken where that gives the same ids."""
@@ -78,6 +82,9 @@ class RustTokenizer(Tokenizer):
     def decode(self, ids: Sequence[int]) -> str:
         return self.engine.decode(ids, skip_special_tokens=False)
 
+    def token_id(self, name: str) -> int | None:
+        return self.engine.token_to_id(name)
+
     def _encode_slowly(self, texts: Sequence[str]) -> list[numpy.ndarray]:
         # the documents' end is written by whoever stores them, so the template's special tokens stay out
         encodings = self.engine.encode_batch_fast(texts, add_special_tokens=False)
@@ -101,6 +108,9 @@ class CharLevelTokenizer(Tokenizer):
     def decode(self, ids: Sequence[int]) -> str:
         # an untrained model also samples ids of the padding: 0xff is never UTF-8, so they show as the replacement
         return bytes(min(int(index), 0xFF) for index in ids).decode(errors="replace")
+
+    def token_id(self, _name: str) -> None:
+        return None  # it has none, beside the end of a document
 
 
 class SPMTokenizer(Tokenizer):
@@ -126,6 +136,10 @@ class SPMTokenizer(Tokenizer):
     def decode(self, ids: Sequence[int]) -> str:
         return self.engine.decode([int(index) for index in ids])
 
+    def token_id(self, name: str) -> int | None:
+        found = self.engine.piece_to_id(name)
+        return None if found == self.engine.unk_id() else found
+
 
 class TiktokenTokenizer(Tokenizer):
     """An encoding of tiktoken: by name (tiktoken fetches and caches it), or from a .tiktoken file named after it."""
@@ -150,6 +164,16 @@ class TiktokenTokenizer(Tokenizer):
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.engine.decode([int(index) for index in ids], errors="replace")
+
+    def token_id(self, name: str) -> int | None:
+        known = name in self.engine.special_tokens_set
+        return self.engine.encode_single_token(name) if known else None
+
+
+def joins_exactly(tokenizer: Tokenizer) -> bool:
+    """Whether a text that is encoded in parts comes back letter by letter: not where the tokenizer adds spaces, or normalises."""
+    parts = [" a\n\n  b", "\té ", "c"]
+    return tokenizer.decode([index for part in parts for index in tokenizer.encode(part)]) == "".join(parts)
 
 
 def build_tokenizer(config: TokenizerConfig) -> Tokenizer:

@@ -20,6 +20,7 @@ from neox.config.deepspeed import deepspeed_config
 from neox.config.sections import Config
 from neox.data.batches import Batch
 from neox.model import pipeline
+from neox.model.documents import Documents
 from neox.model.gpt import GPT
 from neox.model.loss import cross_entropy
 from neox.parallel.mpu import MpuAdapter
@@ -39,6 +40,16 @@ class StepResult:
     grad_norm: float | torch.Tensor  # global norm before clipping
     skipped: bool  # an fp16 overflow: no update was made
     loss_scale: float | None  # of fp16
+
+
+@dataclass(frozen=True)
+class _Weighted:
+    """A micro-batch on the device, each (micro-batch, sequence)."""
+
+    tokens: torch.Tensor
+    labels: torch.Tensor
+    weights: torch.Tensor
+    documents: Documents | None
 
 
 class Engine:
@@ -97,11 +108,11 @@ class Engine:
             group["lr"] = learning_rate
         micro_batches = self._weighted(batches)
         if self._pipelined:
-            loss = self._engine.train_batch(iter(micro_batches)).detach()
+            loss = self._engine.train_batch(self._piped(micro_batches)).detach()
         else:
             loss = torch.zeros((), device=self._topology.device)
-            for tokens, (labels, weights) in micro_batches:
-                micro_loss = self._loss(tokens, labels, weights)
+            for micro_batch in micro_batches:
+                micro_loss = self._loss(micro_batch)
                 loss += micro_loss.detach() / self._accumulation
                 scale = self._engine.optimizer.loss_scale if self._owns_scale else 1
                 self._engine.backward(micro_loss * scale)
@@ -126,16 +137,21 @@ class Engine:
         self._engine.eval()
         micro_batches = self._weighted(batches)
         if self._pipelined:
-            return self._engine.eval_batch(iter(micro_batches), compute_loss=True)
-        losses = [self._loss(tokens, labels, weights) for tokens, (labels, weights) in micro_batches]
+            return self._engine.eval_batch(self._piped(micro_batches), compute_loss=True)
+        losses = [self._loss(micro_batch) for micro_batch in micro_batches]
         return self._mean_over_replicas(torch.stack(losses).mean())
 
-    def _loss(self, tokens: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        logits = self._engine(tokens)
-        return cross_entropy(logits, labels, weights, vocab_size=self._vocab_size, topology=self._topology)
+    def _loss(self, batch: _Weighted) -> torch.Tensor:
+        logits = self._engine(batch.tokens, documents=batch.documents)
+        return cross_entropy(logits, batch.labels, batch.weights, vocab_size=self._vocab_size, topology=self._topology)
 
-    def _weighted(self, batches: Iterator[Batch]) -> list[tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]]:
-        """The micro-batches of one step on the device, as (tokens, (labels, weights)), each (micro-batch, sequence)."""
+    def _piped(self, batches: list[_Weighted]) -> Iterator[tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]]:
+        """The micro-batches as DeepSpeed's pipeline takes them; the documents go to the stage beside it."""
+        self._engine.module.documents = iter([batch.documents for batch in batches])
+        return iter([(batch.tokens, (batch.labels, batch.weights)) for batch in batches])
+
+    def _weighted(self, batches: Iterator[Batch]) -> list[_Weighted]:
+        """The micro-batches of one step on the device."""
         device, topology = self._topology.device, self._topology
         taken = [next(batches) for _ in range(self._accumulation)]
         masks = [batch.loss_mask.to(device, non_blocking=True) for batch in taken]
@@ -146,9 +162,11 @@ class Engine:
         else:
             scale = 1 / masks[0].numel()
         return [
-            (
-                batch.tokens.to(device, non_blocking=True),
-                (batch.labels.to(device, non_blocking=True), mask * scale),
+            _Weighted(
+                tokens=batch.tokens.to(device, non_blocking=True),
+                labels=batch.labels.to(device, non_blocking=True),
+                weights=mask * scale,
+                documents=_documents(batch, device),
             )
             for batch, mask in zip(taken, masks)
         ]
@@ -157,3 +175,13 @@ class Engine:
         if self._topology.data_size > 1:
             distributed.all_reduce(loss, group=self._topology.data_group)
         return loss / self._topology.data_size
+
+
+def _documents(batch: Batch, device: torch.device) -> Documents | None:
+    """Where the documents of a micro-batch lie, None where the run does not tell them apart."""
+    if batch.documents is None and batch.positions is None:
+        return None
+    numbers, positions = (
+        None if part is None else part.to(device, non_blocking=True) for part in (batch.documents, batch.positions)
+    )
+    return Documents(numbers, positions)

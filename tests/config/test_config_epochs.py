@@ -45,6 +45,12 @@ def test_a_mixture_is_read_as_often_as_its_files_are_long(prefix, tmp_path, monk
     assert config.batch.train_iters == ((2 * 6_900 - 1) // LENGTH + (2 * 500 - 1) // LENGTH) // 4
 
 
+def test_documents_that_are_kept_whole_are_counted(tmp_path):
+    keys = {**KEYS, "data_path": write(tmp_path / "c", [1, 2, 33, 34, 20, 0, 9]), "split": "1, 0, 0", "train_epochs": 8}
+    assert config_from_values({**keys, "pack_impl": "unpacked"}).batch.train_iters == 5 * 8 // 4
+    assert config_from_values({**keys, "pack_impl": "unpacked", "allow_chopped": False}).batch.train_iters == 4 * 8 // 4
+
+
 def test_the_steps_cannot_be_counted(prefix, tmp_path):
     def complaint(**keys) -> str:
         with pytest.raises(ConfigError) as caught:
@@ -55,6 +61,7 @@ def test_the_steps_cannot_be_counted(prefix, tmp_path):
     assert "there is no file gone.idx" in complaint(data_path="gone")
     assert "train_iters is given too" in complaint(data_path=prefix, train_iters=5)
     assert "samples, fewer than train_batch_size 4" in complaint(data_path=write(tmp_path / "few", [33, 1, 1]))
+    assert "give train_iters" in complaint(data_path=prefix, pack_impl="pack_until_overflow")
     index = tmp_path / "a.idx"
     index.write_bytes(index.read_bytes()[:50])
     assert "a.idx cannot be read, or is cut off" in complaint(data_path=prefix)

@@ -113,6 +113,23 @@ CASES = {
         "train_label_data_paths",
         "1 prefixes for 2 train_data_paths",
     ),
+    "labels_stay_beside_their_tokens": (
+        {
+            **CHARACTERS,
+            "train_data_paths": ["a"],
+            "valid_data_paths": ["c"],
+            "train_label_data_paths": ["b"],
+            "fim_rate": 0.5,
+        },
+        "fim_rate",
+        "moves tokens away from their labels, and train_label_data_paths is given",
+    ),
+    "chopping_is_for_whole_documents": (
+        {"allow_chopped": False},
+        "allow_chopped",
+        "give pack_impl: unpacked or pack_until_overflow too",
+    ),
+    "fill_in_has_a_rate": ({"fim_no_prefix": "#"}, "fim_no_prefix", "has no effect: fim_rate is 0"),
     "split_is_three_shares": ({"split": "90, 10"}, "split", "is not three shares"),
     "tokenizer_has_its_files": (
         {"data_path": "a", "tokenizer_type": "HFTokenizer"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import shutil
 from pathlib import Path
@@ -292,3 +293,18 @@ def test_every_rank_has_the_same_samples_also_without_a_shared_disk(tmp_path):
     for process in ranks:
         process.join()
     assert first == second and len(first[0]) == 30
+
+
+def test_manifest_of_another_tokenizer(store):
+    def told(**tokenizer) -> str:
+        facts = {"vocab_size": 512, "eod": 0, **tokenizer}
+        content = {"version": 1, "tokenizer": facts}
+        Path(f"{store}.json").write_text(json.dumps(content))
+        with pytest.raises(ConfigError) as caught:
+            build(data_path=store)
+        return str(caught.value)
+
+    assert "a_text_document.json: made with a vocabulary of 50,257 ids, and the tokenizer has 512" in told(
+        vocab_size=50_257
+    )
+    assert "its documents end with token 7, and those of the tokenizer with 0" in told(eod=7)

@@ -106,6 +106,8 @@ def test_each_setting_counts_and_the_vocabulary_too(pair, tmp_path):
     assert changes(before, facts(**given, seed=8)) == ["- seed: 7", "+ seed: 8"]
     assert changes(before, facts(**given, seq_length=2048)) == ["- seq_length: 16", "+ seq_length: 2,048"]
     assert changes(before, facts(**given, split="1,1,1")) == ["- split: 969,30,1", "+ split: 1,1,1"]
+    packed = facts(**given, pack_impl="unpacked", allow_chopped=False)
+    assert changes(before, packed) == ["+ samples: pack_impl unpacked, allow_chopped False"]
     vocabulary.write_text("{ }")
     old, new = changes(before, facts(**given))
     assert old.startswith("- tokenizer: HFTokenizer, vocab_file ") and new.startswith("+ tokenizer: HFTokenizer")

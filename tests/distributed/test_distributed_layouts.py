@@ -98,6 +98,15 @@ MODELS = {
             "pp2": (2, {**PP2, **zero(1), "gradient_accumulation_steps": 4}),
         },
     ),
+    # short documents, see the fixture, that do not see one another: every stage must know where each lies
+    "documents": (
+        {"pos_emb": "learned", "reset_attention_mask": True, "reset_position_ids": True},
+        {
+            "dp2-zero3": (2, zero(3)),
+            "pp2-recompute": (2, {**PP2, **zero(1), "gradient_accumulation_steps": 4, "checkpoint_activations": True}),
+            "tp2-pp2-sequence": (4, {**TP2, **PP2, **SEQUENCE, **zero(1), "gradient_accumulation_steps": 2}),
+        },
+    ),
 }
 
 ALL_ROWS = {
@@ -132,7 +141,21 @@ def labelled(tmp_path_factory: pytest.TempPathFactory, char_data: Path) -> dict:
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory, char_data: Path, labelled: dict):
+def short(tmp_path_factory: pytest.TempPathFactory, char_data: Path) -> dict:
+    """Data keys of documents so short that a sample has several."""
+    prefix = tmp_path_factory.mktemp("short") / "harbour_text_document"
+    tokens = numpy.fromfile(f"{char_data}.bin", dtype=numpy.uint16)
+    with StoreWriter(prefix, tokens.dtype) as store:
+        for number in range(300):
+            document = tokens[number * 20 :][: 5 + number * 7 % 20].copy()
+            document[-1] = 0
+            store.add(document, numpy.array([document.size]))
+        store.finish()
+    return {"data_path": str(prefix)}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory, char_data: Path, labelled: dict, short: dict):
     """The folder of a row's run. The rows of one number of processes share the processes of one launch."""
     root = tmp_path_factory.mktemp("rows")
     launched = {}
@@ -146,6 +169,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory, char_data: Path, labelled:
                     char_data,
                     **{"num_gpus": processes, "extra_save_iters": [0], **keys},
                     **(labelled if row.startswith("labelled") else {}),
+                    **(short if row.startswith("documents") else {}),
                 )
                 for row, (count, keys) in ALL_ROWS.items()
                 if count == processes

@@ -139,3 +139,12 @@ def one_step(
 def one_step_table(topology: Topology, *, rows: list[dict]) -> list[dict]:
     """`one_step` for each row of keyword arguments, in one group of processes."""
     return [one_step(topology, **row) for row in rows]
+
+
+def two_documents() -> tuple[Tensor, Tensor, Tensor]:
+    """Two rows of two documents each, the second of which begins at 6 or at 11: tokens, document numbers, positions."""
+    tokens, _, _ = batch(rows=2)
+    starts = torch.tensor([[6], [11]])
+    places = torch.arange(SEQ).expand(2, SEQ)
+    second = places >= starts
+    return tokens, second.long(), places - starts * second
