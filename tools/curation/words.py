@@ -1,11 +1,14 @@
-"""Words and sentences for datatrove, which would load spaCy for them: forty times slower here, and no closer to the papers."""
+"""What datatrove's parts take words, sentences and hashes from. By itself it would load spaCy, which is far slower than the rules
+that use the words, and call xxhash as it was before version 4."""
 
 from __future__ import annotations
 
 import re
 
+from datatrove.utils.hashing import HashConfig
 from datatrove.utils.word_tokenizers import WordTokenizer
 
+HASHES = HashConfig(precision=64, hash_fc="sha1")
 SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+")
 
 
