@@ -231,7 +231,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path, monkeypatch):
     write_corpus(path, ["x"] * 100)
     read = []
     monkeypatch.setattr(
-        preprocess_module,
+        reading,
         "read_records",
         lambda *arguments: (read.append(record) or record for record in read_records(*arguments)),
     )

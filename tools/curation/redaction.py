@@ -74,7 +74,9 @@ DOMAIN = re.compile(r"@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[
 LOCAL_PART = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}\Z")
 
 CARD = re.compile(
-    r"(?<![\w.-])(?:\d{13,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{1,7}|\d{4}([ -])\d{6}\2\d{4,5})(?!\w|[.-]\d)", re.ASCII
+    # not a coefficient of a formula: 4111111111111111*x
+    r"(?<![\w.*/-])(?:\d{13,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{1,7}|\d{4}([ -])\d{6}\2\d{4,5})(?!\w|[.-]\d|[*/])",
+    re.ASCII,
 )
 CARD_COMPANY = re.compile(r"4|5[1-5]|2[2-7]|3[47]|3[0689]|35|6011|6[245]")
 
@@ -157,7 +159,8 @@ def _passes_luhn(digits: str) -> bool:
 def _phones(text: str, region: str) -> Iterator[Span]:
     for match in PhoneNumberMatcher(text, region, max_tries=len(text)):
         if not match.raw_string.isdecimal():  # ten digits alone are more often something else
-            yield match.start, match.end
+            around = match.raw_string[0] in "([" and not set(match.raw_string) & set(")]")  # a bracket of the sentence
+            yield match.start + around, match.end
 
 
 def _addresses(text: str) -> Iterator[Span]:

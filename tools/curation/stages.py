@@ -32,6 +32,7 @@ logger.disable("datatrove")  # it tells of every file that it opens
 
 DECONTAMINATION = NGramsDecontConfig(n_grams=13, hash_config=HASHES)
 LANGUAGE_SAMPLE = 4_000  # characters from the middle of a text tell its language: beginnings are mastheads and licences
+CERTAIN = 0.5  # probability of a language, which is near 1 where a text has some sentences in it
 PROSE_STAGES = ("language", "gopher", "c4")  # which code and tables would not pass
 
 
@@ -77,10 +78,11 @@ def build_stages(options: StageOptions) -> dict[str, Stage]:
 
 
 class Language:
-    """Keeps texts in the languages wanted (ISO 639-1), by py3langid, whose model comes in its package."""
+    """Removes texts that are, for certain, in none of the languages wanted (ISO 639-1), by py3langid, whose model comes in its
+    package. A web address and two words are of no certain language, and stay for the rules of quality."""
 
     def __init__(self, wanted: tuple[str, ...]):
-        self.identifier = LanguageIdentifier.from_model_file(MODEL_FILE)
+        self.identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
         self.wanted = set(wanted)
         unknown = self.wanted - set(self.identifier.labels)
         if unknown:
@@ -90,8 +92,10 @@ class Language:
 
     def __call__(self, text: str) -> Outcome:
         begin = max(0, (len(text) - LANGUAGE_SAMPLE) // 2)
-        language, _ = self.identifier.classify(text[begin : begin + LANGUAGE_SAMPLE])
-        return Outcome(text) if language in self.wanted else Outcome(None, {language: 1})
+        language, probability = self.identifier.classify(text[begin : begin + LANGUAGE_SAMPLE])
+        if language in self.wanted or probability < CERTAIN:
+            return Outcome(text)
+        return Outcome(None, {language: 1})
 
 
 def gopher_filters(languages: tuple[str, ...]) -> list[BaseFilter]:
@@ -111,7 +115,8 @@ class Filters:
         for step in self.filters:
             verdict = step.filter(document)
             if verdict is not True:
-                return Outcome(None, {verdict[1].removeprefix("gopher_").replace("_", " "): 1})
+                reason = verdict[1].removeprefix("gopher_").replace("enough", "too_few").replace("_", " ")
+                return Outcome(None, {reason: 1})
         return Outcome(document.text, {"lines cut": 1} if document.text != text else {})
 
 
