@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from neox.config.errors import ConfigError
 from neox.config.sections import TokenizerConfig
 from neox.data import encode as encode_module
-from neox.data import preprocess as preprocess_module
 from neox.data import reading
 from neox.data.manifest import check_hashes, read_manifest
 from neox.data.preprocess import PreprocessJob, preprocess

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 from itertools import product
+from pydoc_data.topics import topics
 
 import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydoc_data.topics import topics
 
 from tools.curation import duplicates
 from tools.curation.duplicates import COLUMNS, MINHASH, Keys, copies

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+from pydoc_data.topics import topics
 
 import pytest
-from pydoc_data.topics import topics
 
 from neox.config.errors import ConfigError
 from tools.curation.evaluations import write_index

@@ -38,6 +38,7 @@ from tools.curation.report import StageReport, markdown
 from tools.curation.stages import StageOptions, build_stages
 
 PART_BYTES = 1 << 28  # of text read, for each part: what a stopped run does again at most
+COPY_STAGES = ("exact", "near")  # which need all documents
 SHOWN_COMPLAINTS = 10
 
 
@@ -123,8 +124,7 @@ class _Run:
         state = workplace.state or {"done": {}, "stages": {}, "complaints": []}
         self.done = Done(**state["done"])
         self.complaints: list[str] = state["complaints"]
-        self.stages = {name: StageReport() for name in curator.stages}
-        self.stages |= {name: StageReport.restored(values) for name, values in state["stages"].items()}
+        self.stages = {name: StageReport.restored(state["stages"].get(name, {})) for name in job.stages}
         self.key_files = [workplace.folder / f"keys-{column:02}" for column in range(COLUMNS)]
         self.folder = workplace.folder / job.output.name
 
@@ -147,14 +147,13 @@ class _Run:
                         part, part_bytes = self._open_part(), 0
                     read = ends[batch.file] + batch.position
                     report(Progress(ends[-1], read, self.done.records, text_bytes, time.monotonic() - started))
+                if not self.done.records:
+                    names = ", ".join(map(str, self.paths))
+                    raise ConfigError([*self.complaints, f"no document in {names}: nothing is written"])
                 self._finish(part)
             finally:
                 for file in part:
                     file.close()
-        if not self.done.records:
-            raise ConfigError(
-                [*self.complaints, f"no document in {', '.join(map(str, self.paths))}: nothing is written"]
-            )
 
     def _open_part(self) -> list:
         """The next part, and the keys, which go on where the last finished part left them."""
@@ -200,9 +199,7 @@ class _Run:
     def drop_copies(self) -> None:
         """The second pass."""
         exact, near = copies(self.key_files, self.done.kept)
-        for name in ("exact", "near"):
-            if name in self.job.stages:
-                self.stages[name] = StageReport()
+        self.stages |= {name: StageReport() for name in COPY_STAGES if name in self.job.stages}
         self.folder.mkdir(exist_ok=True)
         row = 0
         for number in range(self.done.parts):
@@ -225,7 +222,7 @@ class _Run:
         """Whether a document is one, counted."""
         document = orjson.loads(line)
         text, subset = document["text"], document.get("meta", {}).get("pile_set_name", "")
-        for name, found, reason in (("exact", exact, "equal to an earlier one"), ("near", near, "like an earlier one")):
+        for name, found, reason in zip(COPY_STAGES, (exact, near), ("equal to an earlier one", "like an earlier one")):
             if name in self.job.stages:
                 self.stages[name].count(subset, text, None if found else text, {reason: 1} if found else {}, place, "")
             if found:

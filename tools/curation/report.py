@@ -67,8 +67,8 @@ class StageReport:
 
     @classmethod
     def restored(cls, values: dict[str, Any]) -> StageReport:
-        """What `asdict` took apart."""
-        return cls(**values | {"subsets": {name: Flow(**flow) for name, flow in values["subsets"].items()}})
+        """What `asdict` took apart; an empty report where it took nothing."""
+        return cls(**values | {"subsets": {name: Flow(**flow) for name, flow in values.get("subsets", {}).items()}})
 
 
 def _size(text: str) -> int:
