@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from datatrove.data import Document
@@ -82,7 +83,7 @@ class Language:
     package. A web address and two words are of no certain language, and stay for the rules of quality."""
 
     def __init__(self, wanted: tuple[str, ...]):
-        self.identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+        self.identifier = _language_identifier()
         self.wanted = set(wanted)
         unknown = self.wanted - set(self.identifier.labels)
         if unknown:
@@ -96,6 +97,11 @@ class Language:
         if language in self.wanted or probability < CERTAIN:
             return Outcome(text)
         return Outcome(None, {language: 1})
+
+
+@lru_cache(1)  # takes a second to load
+def _language_identifier() -> LanguageIdentifier:
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 def gopher_filters(languages: tuple[str, ...]) -> list[BaseFilter]:
