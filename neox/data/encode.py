@@ -17,29 +17,19 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
+from typing import Any, TypeVar
 
 import numpy
 
 from neox.config.errors import ConfigError
 from neox.data.corpus import Document, RecordError, parse
+from neox.data.record_batches import Batch
 from neox.data.records import Record
 from neox.data.store import token_dtype
 from neox.tokenizer.tokenizer import Tokenizer
 
+Result = TypeVar("Result")
 BATCHES_PER_WORKER = 3  # in flight: one being encoded, two waiting
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Records on their way to a worker, and where the reading was after them.
-
-    `file` counts the corpora, `file_records` the records of this one up to here, `position` its bytes on disk.
-    """
-
-    records: list[Record]
-    file: int
-    file_records: int
-    position: int
 
 
 @dataclass
@@ -134,9 +124,9 @@ def _utf8_size(text: str) -> int:
 
 
 def encoded(
-    encoder: Encoder, batches: Iterable[Batch], workers: int, stack: ExitStack
-) -> Iterator[tuple[Batch, Encoded]]:
-    """Each batch and what came of it, in order; with several workers a few batches ahead, in other processes."""
+    encoder: Callable[[list[Record]], Result], batches: Iterable[Batch], workers: int, stack: ExitStack
+) -> Iterator[tuple[Batch, Result]]:
+    """Each batch and what the encoder makes of it, in order; with several workers a few batches ahead, in other processes."""
     if workers == 1:
         for batch in batches:
             yield batch, encoder(batch.records)
@@ -159,10 +149,10 @@ def encoded(
         yield batch, future.result()
 
 
-_worker_encoder: Encoder | None = None  # the one state of a worker process
+_worker_encoder: Callable[[list[Record]], Any] | None = None  # the one state of a worker process
 
 
-def _start_worker(encoder: Encoder) -> None:
+def _start_worker(encoder: Callable[[list[Record]], Any]) -> None:
     """Runs once in each worker process."""
     global _worker_encoder
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
@@ -176,7 +166,7 @@ def _die_with_parent() -> None:
     os._exit(1)
 
 
-def _encode_in_worker(records: list[Record]) -> Encoded:
+def _encode_in_worker(records: list[Record]) -> Any:
     return _worker_encoder(records)
 
 

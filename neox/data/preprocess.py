@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
-from itertools import accumulate, islice
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,13 @@ import numpy
 from neox.config.errors import ConfigError
 from neox.config.sections import TokenizerConfig
 from neox.data.chat_template import find_template
-from neox.data.corpus import STANDARD_INPUT, corpus_name, find_corpora, open_corpus
-from neox.data.encode import Batch, Encoded, Encoder, encoded, ftfy_function
+from neox.data.corpus import STANDARD_INPUT, find_corpora
+from neox.data.encode import Encoded, Encoder, encoded, ftfy_function
 from neox.data.encode_chat import ChatEncoder
 from neox.data.files import write_durably
 from neox.data.manifest import manifest
-from neox.data.records import TextUnit, Unpacking, read_records
+from neox.data.record_batches import read_batches
+from neox.data.records import TextUnit, Unpacking
 from neox.data.shards import Shard
 from neox.data.sources import SourceHashes, check_unchanged, stamp
 from neox.data.store import StoreWriter
@@ -38,8 +39,6 @@ from neox.data.workplace import Workplace
 from neox.tokenizer.tokenizer import Tokenizer, build_tokenizer
 from neox.tokenizer.vocabulary import file_hashes
 
-BATCH_BYTES = 1 << 20  # a tenth of a second of encoding, or more; a longer record is a batch of its own
-BATCH_RECORDS = 4_000
 SECONDS_BETWEEN_SAVES = 5.0
 
 
@@ -174,8 +173,15 @@ class _Run:
             hashes = stack.enter_context(SourceHashes(self.paths, self.hashes))
             # the files and the tally change one after another: what is saved when the job is stopped is the note taken after both
             noted, saved = self._note(writers), time.monotonic()
+            batches = read_batches(
+                self.paths,
+                Unpacking((*self.job.keys, "tools") if self.job.chat_key else self.job.keys, self.job.text_unit),
+                first_file=self.tally.file,
+                records_done=self.tally.file_records,
+                most=None if self.job.num_docs is None else self.job.num_docs - self.tally.records,
+            )
             try:
-                for batch, result in encoded(self.encoder, self._batches(), self.job.workers, stack):
+                for batch, result in encoded(self.encoder, batches, self.job.workers, stack):
                     self._check(result)
                     for writer, tokens, lengths in zip(writers, result.tokens, result.lengths, strict=True):
                         writer.add(tokens, lengths)
@@ -233,23 +239,6 @@ class _Run:
         for key, dtype, store in zip(self.job.outputs, self.encoder.dtypes, self.stores, strict=True):
             yield StoreWriter(self.workplace.folder / Path(self.job.key_prefix(key)).name, dtype, **store)
 
-    def _batches(self) -> Iterator[Batch]:
-        """The records that are left, gathered into batches of about BATCH_BYTES."""
-        unpacking = Unpacking((*self.job.keys, "tools") if self.job.chat_key else self.job.keys, self.job.text_unit)
-        left = None if self.job.num_docs is None else self.job.num_docs - self.tally.records
-        first, done = self.tally.file, self.tally.file_records
-        for number in range(first, len(self.paths)):
-            with open_corpus(self.paths[number]) as file:
-                count = done if number == first else 0
-                records = islice(read_records(corpus_name(self.paths[number]), file, unpacking), count, None)
-                for gathered in _gathered(records):
-                    gathered = gathered[:left]
-                    if not gathered:
-                        return
-                    count += len(gathered)
-                    left = None if left is None else left - len(gathered)
-                    yield Batch(gathered, number, count, _position(file))
-
     def _check(self, result: Encoded) -> None:
         """Stop at a bad record where the user wants that."""
         if result.complaints and not self.job.skip_bad_records:
@@ -283,24 +272,6 @@ class _Run:
             session_text_bytes=text_bytes - sum(self.before.text_bytes),
             session_tokens=tokens - sum(self.before.tokens),
         )
-
-
-def _gathered(records: Iterator) -> Iterator[list]:
-    """Records in lists of about BATCH_BYTES."""
-    gathered, size = [], 0
-    for record in records:
-        gathered.append(record)
-        size += len(record.content)
-        if size >= BATCH_BYTES or len(gathered) == BATCH_RECORDS:
-            yield gathered
-            gathered, size = [], 0
-    if gathered:
-        yield gathered
-
-
-def _position(file) -> int:
-    """How much of a file is read; a pipe does not know."""
-    return file.tell() if file.seekable() else 0
 
 
 def _check_keys(keys: tuple[str, ...]) -> None:

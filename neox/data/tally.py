@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from neox.data.encode import Batch, Encoded, Share
+from neox.data.encode import Encoded, Share
+from neox.data.record_batches import Batch
 
 SHOWN_COMPLAINTS = 10
 

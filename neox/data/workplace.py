@@ -60,7 +60,7 @@ class Workplace:
         self.state = state
 
     def publish(self, names: list[str]) -> None:
-        """Move finished files to where they belong, beside the prefix, and remove the folder. May be done again after a crash.
+        """Move finished files and folders to where they belong, beside the prefix, and remove the folder. May be done again after a crash.
 
         What bore the names goes first, and the last name comes last: who finds it finds all.
         """
@@ -86,6 +86,8 @@ class Workplace:
             self.state = json.loads(state.read_bytes())
             return
         for old in self.folder.iterdir():
-            if old.name != "lock":
+            if old.is_dir():
+                shutil.rmtree(old)
+            elif old.name != "lock":
                 old.unlink()
         write_durably(job, json.dumps(self._job).encode())

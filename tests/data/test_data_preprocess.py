@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from neox.config.errors import ConfigError
 from neox.config.sections import TokenizerConfig
 from neox.data import encode as encode_module
-from neox.data import preprocess as preprocess_module
+from neox.data import record_batches
 from neox.data.manifest import check_hashes, read_manifest
 from neox.data.preprocess import PreprocessJob, preprocess
 from neox.data.records import read_records
@@ -78,7 +78,7 @@ def test_documents_in_order_with_their_end(corpus):
 def test_workers_change_nothing(corpus, monkeypatch):
     preprocess(job(corpus, output_prefix=str(corpus.with_name("whole"))))
     # many batches, so that they can come back in another order
-    monkeypatch.setattr(preprocess_module, "BATCH_BYTES", 40)
+    monkeypatch.setattr(record_batches, "BATCH_BYTES", 40)
     preprocess(job(corpus, output_prefix=str(corpus.with_name("parallel")), workers=3))
     assert content(corpus.with_name("whole")) == content(corpus.with_name("parallel"))
 
@@ -225,12 +225,12 @@ def test_every_file_has_one_shard_and_every_shard_a_file(sizes, count):
 
 def test_memory_does_not_grow_with_the_corpus(tmp_path, monkeypatch):
     """The reader is never more than a few batches ahead of the writer."""
-    monkeypatch.setattr(preprocess_module, "BATCH_BYTES", 1)  # a batch for each document
+    monkeypatch.setattr(record_batches, "BATCH_BYTES", 1)  # a batch for each document
     path = tmp_path / "corpus.jsonl"
     write_corpus(path, ["x"] * 100)
     read = []
     monkeypatch.setattr(
-        preprocess_module,
+        record_batches,
         "read_records",
         lambda *arguments: (read.append(record) or record for record in read_records(*arguments)),
     )

@@ -17,6 +17,7 @@ import pytest
 from neox.config.errors import ConfigError
 from neox.config.sections import TokenizerConfig
 from neox.data import preprocess as preprocess_module
+from neox.data import record_batches
 from neox.data.preprocess import PreprocessJob, preprocess
 from neox.data.workplace import Workplace
 
@@ -36,7 +37,7 @@ def corpora(tmp_path, monkeypatch) -> list[str]:
     for number in range(3):
         lines = [json.dumps({"text": f"{number} {line} " * (line % 5), "title": f"T{line}"}) for line in range(40)]
         (tmp_path / f"{number}.jsonl").write_text("\n".join([*lines[:20], "{bad", *lines[20:]]) + "\n")
-    monkeypatch.setattr(preprocess_module, "BATCH_BYTES", 60)
+    monkeypatch.setattr(record_batches, "BATCH_BYTES", 60)
     monkeypatch.setattr(preprocess_module, "SECONDS_BETWEEN_SAVES", 0.0)
     return [str(tmp_path / f"{number}.jsonl") for number in range(3)]
 
