@@ -13,7 +13,7 @@ $(VENV)/.installed: requirements.txt
 	DS_BUILD_OPS=0 $(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+$(VENV)/.installed-dev: requirements-dev.txt requirements-curate.txt $(VENV)/.installed
 	DS_BUILD_OPS=0 $(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 

@@ -235,7 +235,7 @@ def test_a_missing_package_is_named(monkeypatch, capsys):
     assert "error: there is no package phonenumbers: pip install -r requirements-curate.txt" in capsys.readouterr().err
 
 
-def test_a_scheduler_stops_it_and_the_same_command_goes_on(corpus):
+def test_a_signal_stops_it_with_nothing_under_its_name(corpus):
     with open(corpus / "c.jsonl", "w") as file:
         for number in range(500):
             file.write(json.dumps(record(f"{CLEAN['raise']} {number} boats.")) + "\n")

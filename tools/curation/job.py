@@ -210,9 +210,8 @@ class _Run:
                 zstandard.ZstdCompressor().stream_writer(file, closefd=False) as writer,
             ):
                 for record in read_records(target.name, whole, Unpacking()):
-                    if not self._is_copy(
-                        record.content, exact[row], near[row], f"{target.name}, read as document {row + 1:,}"
-                    ):
+                    place = f"document {row + 1:,} of those left until then"
+                    if not self._is_copy(record.content, exact[row], near[row], place):
                         writer.write(record.content)
                     row += 1
                 writer.flush(zstandard.FLUSH_FRAME)
