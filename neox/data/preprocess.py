@@ -46,9 +46,9 @@ SECONDS_BETWEEN_SAVES = 5.0
 class PreprocessJob:
     """What to read, how to encode it, and where to write it.
 
-    `inputs` are names for `find_corpora`; with `chat_key` the value of that key, and not those of `jsonl_keys`, is read: a chat,
-    written as tokens and labels by `chat_template`, or the template beside the tokenizer; `num_docs` stops after so many records; `skip_bad_records` counts what cannot be read
-    instead of stopping at it; `overwrite` drops what another job left unfinished under the same output.
+    `inputs` are names for `find_corpora`; `num_docs` stops after so many records; `skip_bad_records` counts what cannot be read
+    instead of stopping at it; `overwrite` drops what another job left unfinished under the same output. With `chat_key`, chats
+    under that key are read instead of texts, and written as tokens and labels by `chat_template`, or by that of the tokenizer.
     """
 
     inputs: list[str]
@@ -73,8 +73,8 @@ class PreprocessJob:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Keys of a record that are read."""
-        return self.jsonl_keys if self.chat_key is None else (self.chat_key,)
+        """What is read of a record."""
+        return self.jsonl_keys if self.chat_key is None else (self.chat_key, "tools")
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -175,7 +175,7 @@ class _Run:
             noted, saved = self._note(writers), time.monotonic()
             batches = read_batches(
                 self.paths,
-                Unpacking((*self.job.keys, "tools") if self.job.chat_key else self.job.keys, self.job.text_unit),
+                Unpacking(self.job.keys, self.job.text_unit),
                 first_file=self.tally.file,
                 records_done=self.tally.file_records,
                 most=None if self.job.num_docs is None else self.job.num_docs - self.tally.records,
