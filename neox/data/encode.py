@@ -33,7 +33,7 @@ BATCHES_PER_WORKER = 3  # in flight: one being encoded, two waiting
 class Batch:
     """Records on their way to a worker, and where the reading was after them.
 
-    `file` counts the corpora, `file_records` the records of this one up to here, `position` its bytes on disk.
+    `file` counts the corpora (or parts of them), `file_records` the records of this one up to here, `position` its bytes on disk.
     """
 
     records: list[Record]

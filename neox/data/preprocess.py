@@ -27,7 +27,8 @@ from neox.data.corpus import STANDARD_INPUT, corpus_name, find_corpora, open_cor
 from neox.data.encode import Batch, Encoded, Encoder, encoded, ftfy_function
 from neox.data.files import write_durably
 from neox.data.manifest import manifest
-from neox.data.records import TextUnit, Unpacking, read_records
+from neox.data.parts import Part, read_part
+from neox.data.records import TextUnit, Unpacking
 from neox.data.shards import Shard
 from neox.data.sources import SourceHashes, check_unchanged, stamp
 from neox.data.store import StoreWriter
@@ -107,8 +108,10 @@ def preprocess(job: PreprocessJob, report: Callable[[Progress], None] = lambda _
     mend: an input that is missing or cannot be read, a tokenizer's file, an output that cannot be written, no document at all.
     """
     found = find_corpora(job.inputs)
-    paths = job.shard.of(found.paths, [stamp(path)[0] for path in found.paths])
-    stamps = [stamp(path) for path in paths]
+    if job.shard.count > 1 and STANDARD_INPUT in found.paths:
+        raise ConfigError("--shard: standard input cannot be shared, only files")
+    parts = job.shard.of(found.paths, [stamp(path)[0] for path in found.paths])
+    stamps = [stamp(part.path) for part in parts]
     _check_keys(job.jsonl_keys)
     tokenizer = build_tokenizer(job.tokenizer)  # before a worker starts: its complaint comes at once, and only once
     tokenizer.encode_batch([""])  # finds its fast way here, and not again in each worker
@@ -117,12 +120,12 @@ def preprocess(job: PreprocessJob, report: Callable[[Progress], None] = lambda _
     if job.ftfy:
         ftfy_function()
 
-    with Workplace(job.prefix, _identity(job, paths, stamps), job.overwrite) as workplace:
-        run = _Run(job, paths, tokenizer, workplace)
+    with Workplace(job.prefix, _identity(job, parts, stamps), job.overwrite) as workplace:
+        run = _Run(job, parts, tokenizer, workplace)
         progress = run.encode(report)
         if not run.is_complete():
-            check_unchanged(paths, stamps)
-            run.complete(stamps)
+            check_unchanged([part.path for part in parts], stamps)
+            run.complete()
         names = [
             Path(job.key_prefix(key)).name + suffix for key in job.jsonl_keys for suffix in (".bin", ".json", ".idx")
         ]
@@ -134,16 +137,16 @@ def preprocess(job: PreprocessJob, report: Callable[[Progress], None] = lambda _
 class _Run:
     """A job at work in its workplace."""
 
-    def __init__(self, job: PreprocessJob, paths: list[Path], tokenizer: Tokenizer, workplace: Workplace):
+    def __init__(self, job: PreprocessJob, parts: list[Part], tokenizer: Tokenizer, workplace: Workplace):
         self.job = job
-        self.paths = paths
+        self.parts = parts
         self.workplace = workplace
         self.encoder = Encoder(tokenizer, job.jsonl_keys, job.append_eod, job.ftfy)
         state = workplace.state or {}
         self.tally = Tally.restored(state["tally"]) if state else Tally()
         self.hashes: dict[str, str] = state.get("hashes", {})
         self.stores: list[dict[str, int]] = state.get("stores") or [{} for _ in job.jsonl_keys]
-        self.bytes_before = list(accumulate((stamp(path)[0] for path in paths), initial=0))
+        self.bytes_before = list(accumulate((part.end - part.begin for part in parts), initial=0))
         self.before = self.tally.total()  # what earlier processes did
         self.started = time.monotonic()
 
@@ -157,7 +160,8 @@ class _Run:
             return self._progress()
         with ExitStack() as stack:
             writers = [stack.enter_context(writer) for writer in self._writers()]
-            hashes = stack.enter_context(SourceHashes(self.paths, self.hashes))
+            begun = [part.path for part in self.parts if part.begin == 0]  # the hash of a file is one shard's to find
+            hashes = stack.enter_context(SourceHashes(begun, self.hashes))
             # the files and the tally change one after another: what is saved when the job is stopped is the note taken after both
             noted, saved = self._note(writers), time.monotonic()
             try:
@@ -171,8 +175,8 @@ class _Run:
                         self._save(writers, noted, hashes.found())
                         saved = time.monotonic()
                     report(self._progress())
-                if not any(writer.tokens for writer in writers):
-                    names = ", ".join(map(str, self.paths))
+                if not any(writer.tokens for writer in writers) and not self._may_be_empty():
+                    names = ", ".join(str(part.path) for part in self.parts)
                     raise ConfigError([*self.tally.complaints, f"no document with text in {names}: nothing is written"])
                 self.hashes = hashes.all()
             except BaseException:
@@ -184,7 +188,7 @@ class _Run:
             self._save(writers, noted, self.hashes)
         return self._progress()
 
-    def complete(self, stamps: list[list[int]]) -> None:
+    def complete(self) -> None:
         """Make the files whole in the workplace: the index and the manifest of each key."""
         for column, key in enumerate(self.job.jsonl_keys):
             prefix = self.workplace.folder / Path(self.job.key_prefix(key)).name
@@ -192,10 +196,7 @@ class _Run:
                 files = writer.finish()
             content = manifest(
                 key=key,
-                sources=[
-                    {"path": str(path), "bytes": size, "sha256": self.hashes.get(str(path))}
-                    for path, (size, _) in zip(self.paths, stamps)
-                ],
+                sources=[_source(part, self.hashes.get(str(part.path))) for part in self.parts],
                 tokenizer=_tokenizer_facts(self.job.tokenizer, self.encoder.tokenizer),
                 append_eod=self.job.append_eod,
                 dtype=self.encoder.dtype,
@@ -213,6 +214,10 @@ class _Run:
             write_durably(Path(f"{prefix}.json"), content)
         self._keep({"complete": True, "stores": self.stores, "tally": asdict(self.tally)})
 
+    def _may_be_empty(self) -> bool:
+        """Whether no document is no fault: a shard may find none that begins in its part."""
+        return self.job.shard.count > 1 and self.tally.bad_records == 0
+
     def _writers(self) -> Iterator[StoreWriter]:
         for key, store in zip(self.job.jsonl_keys, self.stores, strict=True):
             yield StoreWriter(self.workplace.folder / Path(self.job.key_prefix(key)).name, self.encoder.dtype, **store)
@@ -222,17 +227,17 @@ class _Run:
         unpacking = Unpacking(self.job.jsonl_keys, self.job.text_unit)
         left = None if self.job.num_docs is None else self.job.num_docs - self.tally.records
         first, done = self.tally.file, self.tally.file_records
-        for number in range(first, len(self.paths)):
-            with open_corpus(self.paths[number]) as file:
+        for number, part in enumerate(self.parts[first:], start=first):
+            with open_corpus(part.path) as file:
                 count = done if number == first else 0
-                records = islice(read_records(corpus_name(self.paths[number]), file, unpacking), count, None)
+                records = islice(read_part(part, corpus_name(part.path), file, unpacking), count, None)
                 for gathered in _gathered(records):
                     gathered = gathered[:left]
                     if not gathered:
                         return
                     count += len(gathered)
                     left = None if left is None else left - len(gathered)
-                    yield Batch(gathered, number, count, _position(file))
+                    yield Batch(gathered, number, count, _done_of(part, file))
 
     def _check(self, result: Encoded) -> None:
         """Stop at a bad record where the user wants that."""
@@ -251,7 +256,7 @@ class _Run:
         self._keep(noted | {"hashes": hashes})
 
     def _keep(self, state: dict[str, Any]) -> None:
-        if STANDARD_INPUT not in self.paths:  # which cannot be read again from where it was
+        if not any(part.path == STANDARD_INPUT for part in self.parts):  # which cannot be read again from where it was
             self.workplace.save(state)
 
     def _progress(self) -> Progress:
@@ -282,9 +287,9 @@ def _gathered(records: Iterator) -> Iterator[list]:
         yield gathered
 
 
-def _position(file) -> int:
-    """How much of a file is read; a pipe does not know."""
-    return file.tell() if file.seekable() else 0
+def _done_of(part: Part, file) -> int:
+    """How many bytes of a part are read; a pipe does not know."""
+    return min(max(file.tell(), part.begin), part.end) - part.begin if file.seekable() else 0
 
 
 def _check_keys(keys: tuple[str, ...]) -> None:
@@ -295,9 +300,9 @@ def _check_keys(keys: tuple[str, ...]) -> None:
         raise ConfigError(complaints)
 
 
-def _identity(job: PreprocessJob, paths: list[Path], stamps: list[list[int]]) -> dict[str, Any]:
+def _identity(job: PreprocessJob, parts: list[Part], stamps: list[list[int]]) -> dict[str, Any]:
     """What makes two jobs the same: then one goes on where the other broke off, to the same bytes."""
-    names = [[str(path), *old] for path, old in zip(paths, stamps)]
+    names = [[str(part.path), part.begin, part.end, *old] for part, old in zip(parts, stamps)]
     return {
         # a long list of files is kept as its hash
         "input": hashlib.sha256(json.dumps(names).encode()).hexdigest(),
@@ -309,6 +314,12 @@ def _identity(job: PreprocessJob, paths: list[Path], stamps: list[list[int]]) ->
         "num-docs": job.num_docs,
         "shard": list(asdict(job.shard).values()),
     }
+
+
+def _source(part: Part, sha256: str | None) -> dict[str, Any]:
+    """What the manifest says of a file."""
+    cut = {} if part.is_whole else {"part": [part.begin, part.end]}
+    return {"path": str(part.path), "bytes": part.size, "sha256": sha256, **cut}
 
 
 def _tokenizer_facts(config: TokenizerConfig, tokenizer: Tokenizer) -> dict[str, Any]:
