@@ -81,7 +81,11 @@ def parse(arguments: list[str]) -> PreprocessJob:
     )
     add("--text-unit", choices=get_args(TextUnit), default="file", help="what of a .txt is one document (file)")
     add("--tokenizer-type", required=True, choices=TOKENIZER_TYPES, help="kind of tokenizer")
-    add("--vocab-file", metavar="FILE", help="vocab.json, tokenizer.json, a .model file or the name of an encoding")
+    add(
+        "--vocab-file",
+        metavar="PATH",
+        help="vocab.json, tokenizer.json, folder of a Hugging Face tokenizer, .model file or name of an encoding",
+    )
     add("--merge-file", metavar="FILE", help="merges of GPT2BPETokenizer")
     add("--append-eod", action="store_true", help="end every document with the end-of-document token")
     add("--ftfy", action="store_true", help="mend wrongly decoded text first")

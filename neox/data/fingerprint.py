@@ -14,7 +14,7 @@ from pathlib import Path
 from neox.config.sections import DataConfig, TokenizerConfig
 from neox.data.manifest import read_manifest
 from neox.data.mixtures import USES, mixture
-from neox.tokenizer.vocabulary import file_hashes
+from neox.tokenizer.vocabulary import file_hashes, located
 
 SHOWN_DIGITS = 12  # of a SHA-256: enough to tell files apart that nobody forges
 
@@ -43,7 +43,7 @@ def fingerprint(data: DataConfig, seq_length: int, seed: int, tokenizer: Tokeniz
     facts = [
         Fact("seq_length", f"{seq_length:,}"),
         Fact("seed", str(seed)),
-        Fact("tokenizer", ", ".join([tokenizer.tokenizer_type, *hashes])),
+        Fact("tokenizer", ", ".join([located(tokenizer).tokenizer_type, *hashes])),
     ]
     if data.data_path is not None:
         return [*facts, Fact("split", data.split.replace(" ", "")), _files("data_path", data.data_path, "")]

@@ -35,7 +35,7 @@ from neox.data.store import StoreWriter
 from neox.data.tally import Tally
 from neox.data.workplace import Workplace
 from neox.tokenizer.tokenizer import Tokenizer, build_tokenizer
-from neox.tokenizer.vocabulary import file_hashes
+from neox.tokenizer.vocabulary import file_hashes, located
 
 BATCH_BYTES = 1 << 20  # a tenth of a second of encoding, or more; a longer record is a batch of its own
 BATCH_RECORDS = 4_000
@@ -120,7 +120,7 @@ def preprocess(job: PreprocessJob, report: Callable[[Progress], None] = lambda _
     if job.ftfy:
         ftfy_function()
 
-    with Workplace(job.prefix, _identity(job, parts, stamps), job.overwrite) as workplace:
+    with Workplace(job.prefix, _identity(job, tokenizer, parts, stamps), job.overwrite) as workplace:
         run = _Run(job, parts, tokenizer, workplace)
         progress = run.encode(report)
         if not run.is_complete():
@@ -300,7 +300,7 @@ def _check_keys(keys: tuple[str, ...]) -> None:
         raise ConfigError(complaints)
 
 
-def _identity(job: PreprocessJob, parts: list[Part], stamps: list[list[int]]) -> dict[str, Any]:
+def _identity(job: PreprocessJob, tokenizer: Tokenizer, parts: list[Part], stamps: list[list[int]]) -> dict[str, Any]:
     """What makes two jobs the same: then one goes on where the other broke off, to the same bytes."""
     names = [[str(part.path), part.begin, part.end, *old] for part, old in zip(parts, stamps)]
     return {
@@ -308,7 +308,7 @@ def _identity(job: PreprocessJob, parts: list[Part], stamps: list[list[int]]) ->
         "input": hashlib.sha256(json.dumps(names).encode()).hexdigest(),
         "jsonl-keys": list(job.jsonl_keys),
         "text-unit": job.text_unit,
-        "tokenizer": {"type": job.tokenizer.tokenizer_type, **file_hashes(job.tokenizer)},
+        "tokenizer": _tokenizer_facts(job.tokenizer, tokenizer),
         "append-eod": job.append_eod,
         "ftfy": job.ftfy,
         "num-docs": job.num_docs,
@@ -323,5 +323,5 @@ def _source(part: Part, sha256: str | None) -> dict[str, Any]:
 
 
 def _tokenizer_facts(config: TokenizerConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    facts = {"type": config.tokenizer_type, "vocab_size": tokenizer.vocab_size, "eod": tokenizer.eod}
+    facts = {"type": located(config).tokenizer_type, "vocab_size": tokenizer.vocab_size, "eod": tokenizer.eod}
     return facts | file_hashes(config)
