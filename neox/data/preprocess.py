@@ -110,6 +110,8 @@ def preprocess(job: PreprocessJob, report: Callable[[Progress], None] = lambda _
     found = find_corpora(job.inputs)
     if job.shard.count > 1 and STANDARD_INPUT in found.paths:
         raise ConfigError("--shard: standard input cannot be shared, only files")
+    if job.shard.count > 1 and job.num_docs is not None:
+        raise ConfigError("--num-docs: a shard does not know how many records the shards before it have")
     parts = job.shard.of(found.paths, [stamp(path)[0] for path in found.paths])
     stamps = [stamp(part.path) for part in parts]
     _check_keys(job.jsonl_keys)
