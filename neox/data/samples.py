@@ -10,6 +10,7 @@ import hashlib
 import logging
 import warnings
 from collections import OrderedDict
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +24,22 @@ from neox.parallel import megatron  # noqa: F401 (the door: without it megatron-
 with warnings.catch_warnings():
     # its package warns about each optional accelerator library that is absent, on every rank
     warnings.simplefilter("ignore")
+    from megatron.core.datasets import helpers
     from megatron.core.datasets.blended_dataset import BlendedDataset
     from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
     from megatron.core.datasets.indexed_dataset import IndexedDataset
     from megatron.core.datasets.utils import Split
 
-__all__ = ["BlendedSamples", "IndexedDataset", "LabelledSamples", "Samples", "SamplesConfig", "Split", "TokenizerFacts"]
+__all__ = [
+    "BlendedSamples",
+    "blending_order",
+    "IndexedDataset",
+    "LabelledSamples",
+    "Samples",
+    "SamplesConfig",
+    "Split",
+    "TokenizerFacts",
+]
 
 # it warns that the indices are not cached: they are, by us
 logging.getLogger("megatron.core.datasets").setLevel(logging.ERROR)
@@ -97,3 +108,10 @@ class BlendedSamples(BlendedDataset):
             ("dataset_index", "dataset_sample_index"),
             super()._build_indices,
         )
+
+
+def blending_order(shares: Sequence[float], samples: int) -> numpy.ndarray:
+    """The number of the dataset that each of the first samples of a blend comes from, (samples,) int16."""
+    order, within = numpy.zeros(samples, dtype=numpy.int16), numpy.zeros(samples, dtype=numpy.int64)
+    helpers.build_blending_indices(order, within, list(shares), len(shares), samples, False)
+    return order
