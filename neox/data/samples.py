@@ -33,6 +33,7 @@ with warnings.catch_warnings():
 __all__ = [
     "BlendedSamples",
     "blending_order",
+    "GPTDataset",
     "IndexedDataset",
     "LabelledSamples",
     "Samples",

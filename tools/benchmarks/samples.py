@@ -9,10 +9,9 @@ from statistics import median
 from typing import Any
 
 import numpy
-from megatron.core.datasets.gpt_dataset import GPTDataset
 from rich.table import Table
 
-from neox.data.samples import IndexedDataset, Samples, SamplesConfig, Split, TokenizerFacts
+from neox.data.samples import GPTDataset, IndexedDataset, Samples, SamplesConfig, Split, TokenizerFacts
 from neox.data.store import check_store
 
 SEQ_LENGTH = 2048
