@@ -174,7 +174,7 @@ def vocabulary(resolved: Resolved, dry_run: bool) -> tuple[int, list[str]]:
     """The size of the vocabulary, and the notes to show; a dry run does without the tokenizer's files."""
     config, notes = resolved.config, list(resolved.notes)
     tokenizer = config.tokenizer
-    absent = tokenizer.vocab_file is not None and not Path(tokenizer.vocab_file).is_file()
+    absent = tokenizer.vocab_file is not None and not Path(tokenizer.vocab_file).exists()
     if dry_run and absent and tokenizer.tokenizer_type in USUAL_VOCABULARY:
         size = USUAL_VOCABULARY[tokenizer.tokenizer_type]
         notes.append(f"the vocabulary's file is not there: the plan counts with {size:,} tokens")

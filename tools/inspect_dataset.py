@@ -4,7 +4,7 @@
     python tools/inspect_dataset.py data/mine_text_document --check                # every byte against the manifest
     python tools/inspect_dataset.py data/mine_text_document --documents 0 17 --sample 3 --seq-length 2048 \\
         --tokenizer-type HFTokenizer --vocab-file 20B_tokenizer.json
-    python tools/inspect_dataset.py data/a_text_document data/b_text_document --weights 0.7 0.3 --train-tokens 1e9
+    python tools/inspect_dataset.py --configs mine.yml local.yml --html data.html  # what a run reads, and the mixture as it is drawn
 
 Exit codes: 0 done, 2 the files are damaged or the question does not make sense.
 """
@@ -23,31 +23,45 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from neox.config.errors import ConfigError
-from neox.config.sections import TokenizerConfig
-from neox.data.inspection import Inspection, blend, document_tokens, inspect_store, packed_sample
+from neox.config.read import read_config
+from neox.config.sections import Config, TokenizerConfig
+from neox.data.files import write_durably
+from neox.data.inspection import document_tokens, inspect_store, packed_sample
 from neox.data.manifest import check_hashes
 from neox.tokenizer.tokenizer import build_tokenizer
+from tools.dataset_page import Blend, Look, Text, page
 from tools.refusal import refuse
 
 BAR = 40  # letters of the longest bar
+SAMPLES_LOOKED_AT = 10_000_000  # of a mixture, at most, unless the user says another number
+SEQ_LENGTH = 2048
 TOKENIZER_TYPES = get_args(TokenizerConfig.model_fields["tokenizer_type"].annotation)
 
 
 def main(arguments: list[str]) -> int:
     """Run the tool; the exit code."""
-    given = _parser().parse_args(arguments)
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if not given.prefix and not given.configs:
+        parser.error("name token files, or a configuration with --configs")
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    prefixes = [name.removesuffix(".idx") for name in given.prefix]
     try:
+        config = read_config(given.configs, None, [], "train.py", dry_run=True).config if given.configs else None
+        prefixes = [name.removesuffix(".idx") for name in given.prefix] or _training_prefixes(config)
+        looks = []
         for prefix in prefixes:
-            _show(prefix, inspect_store(prefix), console)
-            if given.check:
-                _check(prefix, console)
-            _show_texts(prefix, given, console)
-        if len(prefixes) > 1:
-            _show_blend(prefixes, given, console)
+            looks.append(_look(prefix, given, config))
+            _show(looks[-1], console)
+        blend = None if config is None else _blend(config, given.first)
+        if blend is not None:
+            _show_blend(blend, console)
+        if given.html is not None:
+            write_durably(given.html, page(looks, blend).encode())
+            console.print(f"{given.html} written")
     except ConfigError as error:
         return refuse(error)
+    except OSError as error:
+        return refuse(ConfigError(str(error)))
     return 0
 
 
@@ -56,91 +70,101 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("prefix", nargs="+", metavar="PREFIX", help="token files, with or without .idx")
+    add("prefix", nargs="*", metavar="PREFIX", help="token files, with or without .idx; those of --configs if none")
+    add("--configs", nargs="+", metavar="FILE", help="a run's configuration: its mixture, tokenizer and seq_length")
+    add(
+        "--first", type=_positive, metavar="N", help="samples of the mixture to look at (the run's, at most 10 million)"
+    )
     add("--check", action="store_true", help="read all bytes and compare their SHA-256 with the manifest")
     add("--documents", type=int, nargs="+", default=[], metavar="N", help="decode these documents, from 0")
     add("--sample", type=int, metavar="N", help="decode a packed sample, from 0, with its document boundaries")
-    add("--seq-length", type=int, default=2048, metavar="N", help="tokens of a sample (2048)")
-    add(
-        "--weights", type=float, nargs="+", metavar="W", help="of several stores in a mixture; their sizes if not given"
-    )
-    add("--train-tokens", type=float, metavar="N", help="tokens drawn from the mixture")
-    add("--tokenizer-type", choices=TOKENIZER_TYPES, help="needed to decode")
-    add("--vocab-file", metavar="FILE", help="vocabulary of the tokenizer")
+    add("--seq-length", type=_positive, metavar="N", help=f"tokens of a sample ({SEQ_LENGTH}, or that of --configs)")
+    add("--tokenizer-type", choices=TOKENIZER_TYPES, help="needed to decode, unless --configs names it")
+    add("--vocab-file", metavar="PATH", help="vocabulary of the tokenizer")
     add("--merge-file", metavar="FILE", help="merges of GPT2BPETokenizer")
+    add("--html", type=Path, metavar="FILE", help="write all of it as one page with plots")
     return parser
 
 
-def _show(prefix: str, found: Inspection, console: Console) -> None:
-    facts = found.facts
-    console.print(
-        f"{prefix}: {facts.documents:,} documents, {facts.tokens:,} tokens ({facts.dtype.name}), "
-        f"{found.shortest:,} to {found.longest:,} tokens long, {facts.tokens / facts.sequences:,.1f} on average"
-    )
-    console.print(_lengths(found))
-    if found.manifest is None:
-        console.print("no manifest: sources, tokenizer and subsets are not known")
-        return
-    tokenizer = found.manifest["tokenizer"]
-    console.print(f"tokenizer {tokenizer['type']}, {tokenizer['vocab_size']:,} ids, eod {tokenizer['eod']}")
-    console.print(f"from {len(found.manifest['sources']):,} files, the first {found.manifest['sources'][0]['path']}")
-    console.print(_subsets(found.manifest))
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
 
 
-def _lengths(found: Inspection) -> Table:
-    table = Table("tokens", "documents", "", title="length of documents", title_justify="left")
-    if found.empty:
-        table.add_row("0", f"{found.empty:,}", "")
-    used = [index for index, count in enumerate(found.histogram) if count]
-    for index in range(used[0], used[-1] + 1):
-        count = int(found.histogram[index])
-        bar = "#" * round(BAR * count / found.histogram.max())
-        table.add_row(f"{2**index:,} - {2 ** (index + 1) - 1:,}", f"{count:,}", bar)
-    return table
+def _training_prefixes(config: Config) -> list[str]:
+    return list(dict.fromkeys(config.data.train_data_paths or [config.data.data_path]))
 
 
-def _subsets(manifest: dict) -> Table:
-    table = Table("subset", "documents", "tokens", "share", "bytes a token", title="subsets", title_justify="left")
-    for name, share in sorted(manifest["subsets"].items(), key=lambda item: -item[1]["tokens"]):
-        table.add_row(
-            name or "(no name)",
-            f"{share['documents']:,}",
-            f"{share['tokens']:,}",
-            f"{share['tokens'] / manifest['tokens']:.1%}",
-            f"{share['text_bytes'] / share['tokens']:.2f}",
-        )
-    return table
+def _look(prefix: str, given: argparse.Namespace, config: Config | None) -> Look:
+    """All that is asked about one pair of token files."""
+    found = inspect_store(prefix)
+    if given.check:
+        if found.manifest is None:
+            raise ConfigError(f"{prefix}.json: there is no manifest to check the files against")
+        check_hashes(prefix, found.manifest)
+    return Look(prefix, found, given.check, list(_texts(prefix, given, config)))
 
 
-def _check(prefix: str, console: Console) -> None:
-    found = inspect_store(prefix).manifest
-    if found is None:
-        raise ConfigError(f"{prefix}.json: there is no manifest to check the files against")
-    check_hashes(prefix, found)
-    console.print("every byte is as the manifest says")
-
-
-def _show_texts(prefix: str, given: argparse.Namespace, console: Console) -> None:
+def _texts(prefix: str, given: argparse.Namespace, config: Config | None):
     if not given.documents and given.sample is None:
         return
-    if given.tokenizer_type is None:
-        raise ConfigError("--documents and --sample need the tokenizer: --tokenizer-type and its files")
-    tokenizer = build_tokenizer(
-        TokenizerConfig(tokenizer_type=given.tokenizer_type, vocab_file=given.vocab_file, merge_file=given.merge_file)
-    )
+    if given.tokenizer_type is not None:
+        files = {"vocab_file": given.vocab_file, "merge_file": given.merge_file}
+        tokenizer = build_tokenizer(TokenizerConfig(tokenizer_type=given.tokenizer_type, **files))
+    elif config is not None:
+        tokenizer = build_tokenizer(config.tokenizer)
+    else:
+        raise ConfigError("--documents and --sample need the tokenizer: --tokenizer-type and its files, or --configs")
     for number, tokens in zip(given.documents, document_tokens(prefix, given.documents)):
-        console.print(f"--- document {number:,}, {tokens.size:,} tokens")
-        console.print(tokenizer.decode(tokens.tolist()))
+        yield Text(f"document {number:,}, {tokens.size:,} tokens", tokenizer.decode(tokens.tolist()))
     if given.sample is not None:
-        console.print(f"--- sample {given.sample:,} of {given.seq_length:,} tokens")
-        console.print(packed_sample(prefix, given.sample, given.seq_length, tokenizer))
+        length = given.seq_length or (SEQ_LENGTH if config is None else config.model.seq_length)
+        yield Text(
+            f"sample {given.sample:,} of {length:,} tokens", packed_sample(prefix, given.sample, length, tokenizer)
+        )
 
 
-def _show_blend(prefixes: list[str], given: argparse.Namespace, console: Console) -> None:
-    drawn = None if given.train_tokens is None else int(given.train_tokens)
-    table = Table("store", "share", "times read", title="the mixture as it will be drawn", title_justify="left")
-    for prefix, share, times in blend(prefixes, given.weights, drawn):
-        table.add_row(prefix, f"{share:.2%}", f"{times:.2f}")
+def _blend(config: Config, first: int | None) -> Blend:
+    from neox.data.blend import drawn_blend  # noqa: PLC0415 (it brings torch, which takes seconds to import)
+
+    samples = first or min(config.batch.train_iters * config.batch.train_batch_size, SAMPLES_LOOKED_AT)
+    return Blend(samples, config.model.seq_length, drawn_blend(config.data, config.model.seq_length, samples))
+
+
+def _show(look: Look, console: Console) -> None:
+    found, facts = look.found, look.found.facts
+    console.print(look.headline)
+    table = Table("tokens", "documents", "", title="length of documents", title_justify="left")
+    for name, count in look.lengths:
+        table.add_row(name, f"{count:,}", "#" * round(BAR * count / max(count for _, count in look.lengths)))
+    console.print(table)
+    if found.manifest is None:
+        console.print("no manifest: sources, tokenizer and subsets are not known")
+    else:
+        console.print(*look.origin, sep="\n")
+        table = Table("subset", "documents", "tokens", "share", "bytes a token", title="subsets", title_justify="left")
+        for name, share in look.subsets:
+            table.add_row(
+                name,
+                f"{share['documents']:,}",
+                f"{share['tokens']:,}",
+                f"{share['tokens'] / facts.tokens:.1%}",
+                f"{share['text_bytes'] / share['tokens']:.2f}",
+            )
+        console.print(table)
+    if look.checked:
+        console.print("every byte is as the manifest says")
+    for text in look.texts:
+        console.print(f"--- {text.title}")
+        console.print(text.plain)
+
+
+def _show_blend(blend: Blend, console: Console) -> None:
+    table = Table("store", "asked for", "drawn", "times read", title=blend.title, title_justify="left")
+    for row in blend.rows:
+        table.add_row(row.prefix, f"{row.share:.3%}", f"{row.drawn:.3%}", f"{row.times:.3g}")
     console.print(table)
 
 

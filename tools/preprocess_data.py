@@ -5,7 +5,7 @@
 
 writes data/corpus_text_document.bin, .idx and .json (the manifest), which appear under these names only when they are complete.
 Until then all is in data/corpus.partial, from where the same command goes on if it was stopped.
-Exit codes: 0 done, 1 the run failed, 2 the input is wrong and nothing was written, 75 stopped by a signal.
+On a Ray cluster: --ray ADDRESS. Exit codes: 0 done, 1 the run failed, 2 the input is wrong and nothing was written, 75 stopped by a signal.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from neox.config.errors import ConfigError
 from neox.config.sections import TokenizerConfig
+from neox.data.cluster_job import ShardError, preprocess_on_ray
 from neox.data.preprocess import PreprocessJob, preprocess
-from neox.data.progress import shown, summary
+from neox.data.progress import joined_summary, shown, summary
 from neox.data.records import KNOWN_SUFFIXES, TextUnit
 from neox.data.shards import Shard
 from tools.refusal import refuse
@@ -37,14 +38,22 @@ TOKENIZER_TYPES = get_args(TokenizerConfig.model_fields["tokenizer_type"].annota
 
 def main(arguments: list[str]) -> int:
     """Run the tool; the exit code."""
-    job = parse(arguments)
+    job, given = parse(arguments)
     console = Console(soft_wrap=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's way to say Ctrl-C
     try:
+        if given.ray is not None:
+            command = [sys.executable, __file__, *_without(arguments, "--ray", "--shards")]
+            prefixes = preprocess_on_ray(job, command, given.ray, given.shards, console.print)
+            print(*joined_summary(prefixes), sep="\n")
+            return 0
         with shown(console) as report:
             result = preprocess(job, report)
     except ConfigError as error:
         return refuse(error)
+    except ShardError as error:
+        print(f"error: {error}\n{AGAIN}", file=sys.stderr)
+        return 1
     except BrokenProcessPool:
         print(f"error: a worker process was killed (out of memory?): try fewer --workers. {AGAIN}", file=sys.stderr)
         return 1
@@ -58,8 +67,8 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def parse(arguments: list[str]) -> PreprocessJob:
-    """The job that the command line asks for; argparse exits with 2 where it does not make sense."""
+def parse(arguments: list[str]) -> tuple[PreprocessJob, argparse.Namespace]:
+    """The job that the command line asks for, and its options; argparse exits with 2 where it does not make sense."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -92,7 +101,11 @@ def parse(arguments: list[str]) -> PreprocessJob:
     )
     add("--text-unit", choices=get_args(TextUnit), default="file", help="what of a .txt is one document (file)")
     add("--tokenizer-type", required=True, choices=TOKENIZER_TYPES, help="kind of tokenizer")
-    add("--vocab-file", metavar="FILE", help="vocab.json, tokenizer.json, a .model file or the name of an encoding")
+    add(
+        "--vocab-file",
+        metavar="PATH",
+        help="vocab.json, tokenizer.json, folder of a Hugging Face tokenizer, .model file or name of an encoding",
+    )
     add("--merge-file", metavar="FILE", help="merges of GPT2BPETokenizer")
     add("--append-eod", action="store_true", help="end every document with the end-of-document token")
     add("--ftfy", action="store_true", help="mend wrongly decoded text first")
@@ -103,8 +116,10 @@ def parse(arguments: list[str]) -> PreprocessJob:
         type=Shard.parse,
         default=Shard(),
         metavar="I/N",
-        help="do part I of N of the files, into PREFIX_0000I-of-0000N_...; tools/merge_datasets.py joins them",
+        help="do part I of N of the input, into PREFIX_0000I-of-0000N_...; tools/merge_datasets.py joins them",
     )
+    add("--ray", metavar="ADDRESS", help="do the shards on a Ray cluster (auto: the one joined here) and join them")
+    add("--shards", type=_positive, metavar="N", help="number of shards with --ray (as many as run there at once)")
     add("--on-error", choices=("stop", "skip"), default="stop", help="at a record that cannot be read (stop)")
     add("--overwrite", action="store_true", help="start over where another job was stopped")
     given = parser.parse_args(arguments)
@@ -112,7 +127,11 @@ def parse(arguments: list[str]) -> PreprocessJob:
         parser.error("--chat-template is for chats: give --chat-key too")
     if given.chat_key is not None and (given.ftfy or given.jsonl_keys is not None):
         parser.error("--chat-key reads chats: --ftfy and --jsonl-keys are for texts")
-    return PreprocessJob(
+    if given.ray is not None and given.shard.count > 1:
+        parser.error("--shard is one machine's work, and --ray does all of it: give one of the two")
+    if given.shards is not None and given.ray is None:
+        parser.error("--shards goes with --ray; without Ray, each machine has its --shard I/N")
+    job = PreprocessJob(
         inputs=given.input,
         output_prefix=given.output_prefix,
         tokenizer=TokenizerConfig(
@@ -130,6 +149,18 @@ def parse(arguments: list[str]) -> PreprocessJob:
         skip_bad_records=given.on_error == "skip",
         overwrite=given.overwrite,
     )
+    return job, given
+
+
+def _without(arguments: list[str], *options: str) -> list[str]:
+    """The command line without these options and their values."""
+    kept, skipping = [], False
+    for argument in arguments:
+        name, has_value, _ = argument.partition("=")
+        if not skipping and name not in options:
+            kept.append(argument)
+        skipping = not skipping and name in options and not has_value
+    return kept
 
 
 def _positive(text: str) -> int:

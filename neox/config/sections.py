@@ -401,7 +401,8 @@ class TokenizerConfig(Section):
         "GPT2BPETokenizer", "HFTokenizer", "CharLevelTokenizer", "SPMTokenizer", "TiktokenTokenizer"
     ] = Field("GPT2BPETokenizer", description="kind of tokenizer")
     vocab_file: str | None = Field(
-        None, description="vocabulary: vocab.json, tokenizer.json, a .model file or an encoding's name"
+        None,
+        description="vocabulary: vocab.json, tokenizer.json, folder of a Hugging Face tokenizer, .model file, or an encoding's name",
     )
     merge_file: str | None = Field(None, description="merges of GPT2BPETokenizer")
 

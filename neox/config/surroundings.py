@@ -96,13 +96,13 @@ def _output_prefix(prefix: str) -> str:
 
 
 def files_of_tokenizer(config: Any) -> Iterator[tuple[str, str]]:
-    """The tokenizer's files are there; the vocabulary of tiktoken is a name, not a file."""
+    """The tokenizer's files (or folder) are there; the vocabulary of tiktoken is a name, not a file."""
     tokenizer = config.tokenizer
     if tokenizer.tokenizer_type in ("TiktokenTokenizer", "CharLevelTokenizer"):
         return
     for key in ("vocab_file", "merge_file"):
         name = getattr(tokenizer, key)
-        if name is not None and name not in SAMPLE_FILES and not Path(name).is_file():
+        if name is not None and name not in SAMPLE_FILES and not Path(name).exists():
             yield key, f"{name} is not there"
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from neox.config.sections import DataConfig, TokenizerConfig
 from neox.data.manifest import read_manifest
 from neox.data.mixtures import USES, mixture
-from neox.tokenizer.vocabulary import file_hashes
+from neox.tokenizer.vocabulary import file_hashes, located
 
 # what a sample holds depends on these too; they count where they are not as in the beginning of all runs
 KEYS = (
@@ -50,7 +50,7 @@ def fingerprint(data: DataConfig, seq_length: int, seed: int, tokenizer: Tokeniz
     facts = [
         Fact("seq_length", f"{seq_length:,}"),
         Fact("seed", str(seed)),
-        Fact("tokenizer", ", ".join([tokenizer.tokenizer_type, *hashes])),
+        Fact("tokenizer", ", ".join([located(tokenizer).tokenizer_type, *hashes])),
     ]
     changed = [
         f"{key} {getattr(data, key)}" for key in KEYS if getattr(data, key) != DataConfig.model_fields[key].default

@@ -36,7 +36,8 @@ def cached_arrays(
                         shutil.rmtree(left_behind, ignore_errors=True)
                 _publish(entry, dict(zip(names, build(), strict=True)))
     try:
-        return [numpy.load(entry / f"{name}.npy", mmap_mode="r") for name in names]
+        # as plain arrays: to read one number of a numpy.memmap takes several times as long
+        return [numpy.load(entry / f"{name}.npy", mmap_mode="r").view(numpy.ndarray) for name in names]
     except (OSError, ValueError) as error:
         raise ConfigError(f"{entry}: the index is damaged ({error}): remove this folder, it is built again") from error
 

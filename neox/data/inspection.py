@@ -66,9 +66,17 @@ def document_tokens(prefix: str, numbers: list[int]) -> Iterator[numpy.ndarray]:
         yield tokens[begin : begin + int(lengths[number])]
 
 
-def packed_sample(prefix: str, number: int, length: int, tokenizer: Tokenizer) -> str:
-    """The text of tokens `number` x `length` and following, as training packs documents before it shuffles them; `[[document N]]`
-    stands where one begins, `[[...]]` where the sample begins within one."""
+@dataclass(frozen=True)
+class Piece:
+    """What a sample has of one document; `begins` says whether the document begins there."""
+
+    document: int
+    begins: bool
+    text: str
+
+
+def packed_sample(prefix: str, number: int, length: int, tokenizer: Tokenizer) -> list[Piece]:
+    """The text of tokens `number` x `length` and following, as training packs documents before it shuffles them."""
     facts = check_store(prefix)
     begin, end = number * length, min((number + 1) * length, facts.tokens)
     if not 0 <= begin < facts.tokens:
@@ -76,25 +84,21 @@ def packed_sample(prefix: str, number: int, length: int, tokenizer: Tokenizer) -
     ends = numpy.cumsum(numpy.concatenate(list(read_lengths(prefix))), dtype=numpy.int64)
     tokens = numpy.memmap(Path(f"{prefix}.bin"), dtype=facts.dtype, mode="r")
     first = int(numpy.searchsorted(ends, begin, "right"))
-    parts = []
+    pieces = []
     while begin < end:
         starts_here = begin == (int(ends[first - 1]) if first else 0)
         stop = min(int(ends[first]), end)
-        parts.append(f"[[document {first:,}]]" if starts_here else "[[...]]")
-        parts.append(tokenizer.decode(tokens[begin:stop].tolist()))
+        pieces.append(Piece(first, starts_here, tokenizer.decode(tokens[begin:stop].tolist())))
         begin, first = stop, first + 1
-    return "".join(parts)
+    return pieces
 
 
-def blend(prefixes: list[str], weights: list[float] | None, drawn_tokens: int | None) -> list[tuple[str, float, float]]:
-    """How a mixture will be drawn: of each store its share of the tokens drawn, and how often it is read for so many tokens (one
-    reading of all together where none are given). Without weights every store has its own size's."""
-    sizes = [check_store(prefix).tokens for prefix in prefixes]
-    if weights is not None and (len(weights) != len(prefixes) or min(weights) < 0 or sum(weights) == 0):
-        raise ConfigError(
-            f"--weights: {len(prefixes)} stores need as many weights, none of them negative and not all zero"
-        )
-    weights = weights or [float(size) for size in sizes]
-    drawn = drawn_tokens or sum(sizes)
-    shares = [weight / sum(weights) for weight in weights]
-    return [(prefix, share, share * drawn / size) for prefix, share, size in zip(prefixes, shares, sizes)]
+@dataclass(frozen=True)
+class Drawn:
+    """One pair of token files in a mixture: the share of samples that is asked for, the share that is drawn, and how often these
+    samples read all its training tokens."""
+
+    prefix: str
+    share: float
+    drawn: float
+    times: float

@@ -28,7 +28,9 @@ def merge_stores(prefixes: Sequence[str], output: str) -> StoreFacts:
     output.
     """
     _check_shards(prefixes)
-    facts = {prefix: check_store(prefix) for prefix in prefixes}
+    facts = {prefix: check_store(prefix, may_be_empty=True) for prefix in prefixes}
+    if not any(fact.tokens for fact in facts.values()):
+        raise ConfigError(f"there are no tokens in {', '.join(prefixes)}: nothing is written")
     manifests = [read_manifest(prefix) for prefix in prefixes]
     known = {prefix: found for prefix, found in zip(prefixes, manifests) if found is not None}
     _check_alike({prefix: fact.dtype.name for prefix, fact in facts.items()}, "dtype")
@@ -100,7 +102,7 @@ def _joined(manifests: list[dict[str, Any]], dtype: numpy.dtype, files: dict[str
             subsets[name] = {unit: before[unit] + count for unit, count in share.items()}
     return manifest(
         key=manifests[0]["key"],
-        sources=[source for found in manifests for source in found["sources"]],
+        sources=_joined_sources([source for found in manifests for source in found["sources"]]),
         tokenizer=manifests[0]["tokenizer"],
         append_eod=manifests[0]["append_eod"],
         dtype=dtype,
@@ -108,3 +110,24 @@ def _joined(manifests: list[dict[str, Any]], dtype: numpy.dtype, files: dict[str
         left_out={key: sum(found[key] for found in manifests) for key in ("empty_documents", "bad_records")},
         files=files,
     )
+
+
+def _joined_sources(sources: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The sources of all inputs, each file once: shards have parts of it."""
+    joined: list[dict[str, Any]] = []
+    done: list[int] = []  # bytes of each, up to here
+    for source in sources:
+        begin, end = source.get("part", [0, source["bytes"]])
+        if begin == 0:
+            joined.append({key: value for key, value in source.items() if key != "part"})
+            done.append(end)
+        elif joined and all(joined[-1][key] == source[key] for key in ("path", "bytes")) and done[-1] == begin:
+            done[-1] = end
+        else:
+            raise ConfigError(
+                f"{source['path']}: what is before its byte {begin:,} is in no input, or the file changed"
+            )
+    for source, end in zip(joined, done):
+        if end != source["bytes"]:
+            raise ConfigError(f"{source['path']}: what is after its byte {end:,} is in no input, or the file changed")
+    return joined

@@ -29,6 +29,7 @@ from neox.data.encode import Encoded, Encoder, encoded, ftfy_function
 from neox.data.encode_chat import ChatEncoder
 from neox.data.files import write_durably
 from neox.data.manifest import manifest
+from neox.data.parts import Part
 from neox.data.record_batches import read_batches
 from neox.data.records import TextUnit, Unpacking
 from neox.data.shards import Shard
@@ -37,7 +38,7 @@ from neox.data.store import StoreWriter
 from neox.data.tally import Tally
 from neox.data.workplace import Workplace
 from neox.tokenizer.tokenizer import Tokenizer, build_tokenizer
-from neox.tokenizer.vocabulary import file_hashes
+from neox.tokenizer.vocabulary import file_hashes, located
 
 SECONDS_BETWEEN_SAVES = 5.0
 
@@ -121,8 +122,12 @@ def preprocess(job: PreprocessJob, report: Callable[[Progress], None] = lambda _
     mend: an input that is missing or cannot be read, a tokenizer's file, an output that cannot be written, no document at all.
     """
     found = find_corpora(job.inputs)
-    paths = job.shard.of(found.paths, [stamp(path)[0] for path in found.paths])
-    stamps = [stamp(path) for path in paths]
+    if job.shard.count > 1 and STANDARD_INPUT in found.paths:
+        raise ConfigError("--shard: standard input cannot be shared, only files")
+    if job.shard.count > 1 and job.num_docs is not None:
+        raise ConfigError("--num-docs: a shard does not know how many records the shards before it have")
+    parts = job.shard.of(found.paths, [stamp(path)[0] for path in found.paths])
+    stamps = [stamp(part.path) for part in parts]
     _check_keys(job.outputs)
     tokenizer = build_tokenizer(job.tokenizer)  # before a worker starts: its complaint comes at once, and only once
     tokenizer.encode_batch([""])  # finds its fast way here, and not again in each worker
@@ -132,12 +137,12 @@ def preprocess(job: PreprocessJob, report: Callable[[Progress], None] = lambda _
         ftfy_function()
     encoder = _encoder(job, tokenizer)
 
-    with Workplace(job.prefix, _identity(job, encoder, paths, stamps), job.overwrite) as workplace:
-        run = _Run(job, paths, encoder, workplace)
+    with Workplace(job.prefix, _identity(job, encoder, parts, stamps), job.overwrite) as workplace:
+        run = _Run(job, parts, encoder, workplace)
         progress = run.encode(report)
         if not run.is_complete():
-            check_unchanged(paths, stamps)
-            run.complete(stamps)
+            check_unchanged([part.path for part in parts], stamps)
+            run.complete()
         names = [Path(job.key_prefix(key)).name + suffix for key in job.outputs for suffix in (".bin", ".json", ".idx")]
         workplace.publish(names)
     prefixes = [job.key_prefix(key) for key in job.outputs]
@@ -147,16 +152,16 @@ def preprocess(job: PreprocessJob, report: Callable[[Progress], None] = lambda _
 class _Run:
     """A job at work in its workplace."""
 
-    def __init__(self, job: PreprocessJob, paths: list[Path], encoder: Encoder, workplace: Workplace):
+    def __init__(self, job: PreprocessJob, parts: list[Part], encoder: Encoder, workplace: Workplace):
         self.job = job
-        self.paths = paths
+        self.parts = parts
         self.workplace = workplace
         self.encoder = encoder
         state = workplace.state or {}
         self.tally = Tally.restored(state["tally"]) if state else Tally()
         self.hashes: dict[str, str] = state.get("hashes", {})
         self.stores: list[dict[str, int]] = state.get("stores") or [{} for _ in job.outputs]
-        self.bytes_before = list(accumulate((stamp(path)[0] for path in paths), initial=0))
+        self.bytes_before = list(accumulate((part.end - part.begin for part in parts), initial=0))
         self.before = self.tally.total()  # what earlier processes did
         self.started = time.monotonic()
 
@@ -170,13 +175,14 @@ class _Run:
             return self._progress()
         with ExitStack() as stack:
             writers = [stack.enter_context(writer) for writer in self._writers()]
-            hashes = stack.enter_context(SourceHashes(self.paths, self.hashes))
+            begun = [part.path for part in self.parts if part.begin == 0]  # the hash of a file is one shard's to find
+            hashes = stack.enter_context(SourceHashes(begun, self.hashes))
             # the files and the tally change one after another: what is saved when the job is stopped is the note taken after both
             noted, saved = self._note(writers), time.monotonic()
             batches = read_batches(
-                self.paths,
+                self.parts,
                 Unpacking(self.job.keys, self.job.text_unit),
-                first_file=self.tally.file,
+                first_part=self.tally.file,
                 records_done=self.tally.file_records,
                 most=None if self.job.num_docs is None else self.job.num_docs - self.tally.records,
             )
@@ -191,8 +197,8 @@ class _Run:
                         self._save(writers, noted, hashes.found())
                         saved = time.monotonic()
                     report(self._progress())
-                if not any(writer.tokens for writer in writers):
-                    names = ", ".join(map(str, self.paths))
+                if not any(writer.tokens for writer in writers) and not self._may_be_empty():
+                    names = ", ".join(str(part.path) for part in self.parts)
                     raise ConfigError([*self.tally.complaints, f"no document with text in {names}: nothing is written"])
                 self.hashes = hashes.all()
             except BaseException:
@@ -204,7 +210,7 @@ class _Run:
             self._save(writers, noted, self.hashes)
         return self._progress()
 
-    def complete(self, stamps: list[list[int]]) -> None:
+    def complete(self) -> None:
         """Make the files whole in the workplace: the index and the manifest of each key."""
         for key, dtype, column, store in zip(
             self.job.outputs, self.encoder.dtypes, self.encoder.columns, self.stores, strict=True
@@ -214,10 +220,7 @@ class _Run:
                 files = writer.finish()
             content = manifest(
                 key=key,
-                sources=[
-                    {"path": str(path), "bytes": size, "sha256": self.hashes.get(str(path))}
-                    for path, (size, _) in zip(self.paths, stamps)
-                ],
+                sources=[_source(part, self.hashes.get(str(part.path))) for part in self.parts],
                 tokenizer=_tokenizer_facts(self.job.tokenizer, self.encoder.tokenizer),
                 append_eod=self.job.append_eod,
                 dtype=dtype,
@@ -234,6 +237,10 @@ class _Run:
             )
             write_durably(Path(f"{prefix}.json"), content)
         self._keep({"complete": True, "stores": self.stores, "tally": asdict(self.tally)})
+
+    def _may_be_empty(self) -> bool:
+        """Whether no document is no fault: a shard may find none that begins in its part."""
+        return self.job.shard.count > 1 and self.tally.bad_records == 0
 
     def _writers(self) -> Iterator[StoreWriter]:
         for key, dtype, store in zip(self.job.outputs, self.encoder.dtypes, self.stores, strict=True):
@@ -256,7 +263,7 @@ class _Run:
         self._keep(noted | {"hashes": hashes})
 
     def _keep(self, state: dict[str, Any]) -> None:
-        if STANDARD_INPUT not in self.paths:  # which cannot be read again from where it was
+        if not any(part.path == STANDARD_INPUT for part in self.parts):  # which cannot be read again from where it was
             self.workplace.save(state)
 
     def _progress(self) -> Progress:
@@ -282,16 +289,16 @@ def _check_keys(keys: tuple[str, ...]) -> None:
         raise ConfigError(complaints)
 
 
-def _identity(job: PreprocessJob, encoder: Encoder, paths: list[Path], stamps: list[list[int]]) -> dict[str, Any]:
+def _identity(job: PreprocessJob, encoder: Encoder, parts: list[Part], stamps: list[list[int]]) -> dict[str, Any]:
     """What makes two jobs the same: then one goes on where the other broke off, to the same bytes."""
-    names = [[str(path), *old] for path, old in zip(paths, stamps)]
+    names = [[str(part.path), part.begin, part.end, *old] for part, old in zip(parts, stamps)]
     return {
         # a long list of files is kept as its hash
         "input": hashlib.sha256(json.dumps(names).encode()).hexdigest(),
         "jsonl-keys": list(job.jsonl_keys),
         "chat": [job.chat_key, asdict(encoder.template)] if isinstance(encoder, ChatEncoder) else None,
         "text-unit": job.text_unit,
-        "tokenizer": {"type": job.tokenizer.tokenizer_type, **file_hashes(job.tokenizer)},
+        "tokenizer": _tokenizer_facts(job.tokenizer, encoder.tokenizer),
         "append-eod": job.append_eod,
         "ftfy": job.ftfy,
         "num-docs": job.num_docs,
@@ -299,8 +306,14 @@ def _identity(job: PreprocessJob, encoder: Encoder, paths: list[Path], stamps: l
     }
 
 
+def _source(part: Part, sha256: str | None) -> dict[str, Any]:
+    """What the manifest says of a file."""
+    cut = {} if part.is_whole else {"part": [part.begin, part.end]}
+    return {"path": str(part.path), "bytes": part.size, "sha256": sha256, **cut}
+
+
 def _tokenizer_facts(config: TokenizerConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    facts = {"type": config.tokenizer_type, "vocab_size": tokenizer.vocab_size, "eod": tokenizer.eod}
+    facts = {"type": located(config).tokenizer_type, "vocab_size": tokenizer.vocab_size, "eod": tokenizer.eod}
     return facts | file_hashes(config)
 
 

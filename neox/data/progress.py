@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from neox.data.encode import Share
+from neox.data.manifest import read_manifest
 from neox.data.preprocess import PreprocessResult, Progress
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -57,13 +57,16 @@ def summary(result: PreprocessResult) -> list[str]:
     """What a job did, a sentence a line."""
     written = zip(result.prefixes, result.dtypes, strict=True)
     lines = [f"{prefix}.bin, .idx and .json written ({dtype.name})" for prefix, dtype in written]
-    lines.append(numbers(result.progress))
-    for name, share in _by_size(result.tally.subsets):
-        if name:
-            tokens = sum(share.tokens)
-            lines.append(
-                f"  {tokens / result.progress.tokens:6.1%}  {tokens:,} tokens of {share.documents:,} in {name}"
-            )
+    progress = result.progress
+    lines.append(f"{numbers(progress)}, {progress.text_bytes / max(progress.tokens, 1):.2f} bytes a token")
+    # the labels of chats are counted with their tokens
+    counted = result.prefixes[: max((len(share.tokens) for share in result.tally.subsets.values()), default=0)]
+    for column, prefix in enumerate(counted):
+        counts = {
+            name: {"documents": share.documents, "text_bytes": share.text_bytes[column], "tokens": share.tokens[column]}
+            for name, share in result.tally.subsets.items()
+        }
+        lines.extend(_subsets(counts, prefix if len(counted) > 1 else None))
     if result.tally.empty_documents:
         lines.append(f"{result.tally.empty_documents:,} empty documents left out")
     if result.left_out:
@@ -74,6 +77,32 @@ def summary(result: PreprocessResult) -> list[str]:
     return lines
 
 
-def _by_size(subsets: dict[str, Share]) -> list[tuple[str, Share]]:
-    """The subsets, that with the most tokens first."""
-    return sorted(subsets.items(), key=lambda item: -sum(item[1].tokens))
+def joined_summary(prefixes: list[str]) -> list[str]:
+    """What a job that was done in shards wrote, from its manifests, a sentence a line."""
+    lines = []
+    for prefix in prefixes:
+        found = read_manifest(prefix)
+        lines.append(
+            f"{prefix}.bin, .idx and .json written ({found['dtype']}): {found['documents']:,} documents, {found['tokens']:,} tokens"
+        )
+        lines.extend(_subsets(found["subsets"], None))
+        lines.extend(
+            f"{found[key]:,} {key.replace('_', ' ')} left out"
+            for key in ("empty_documents", "bad_records")
+            if found[key]
+        )
+    return lines
+
+
+def _subsets(subsets: dict[str, dict[str, int]], title: str | None) -> list[str]:
+    """The counts of each subset as a manifest has them, that with the most tokens first; nothing where no record named one."""
+    if not any(subsets):
+        return []
+    total = sum(share["tokens"] for share in subsets.values())
+    lines = [] if title is None else [f"{title}:"]
+    for name, share in sorted(subsets.items(), key=lambda item: -item[1]["tokens"]):
+        lines.append(
+            f"  {share['tokens'] / max(total, 1):6.1%}  {share['tokens']:,} tokens of {share['documents']:,} documents, "
+            f"{share['text_bytes'] / max(share['tokens'], 1):.2f} bytes a token, in {name or '(no name)'}"
+        )
+    return lines

@@ -7,7 +7,6 @@ Nothing but the current record and a block is in memory.
 
 from __future__ import annotations
 
-import gzip
 import io
 import lzma
 import tarfile
@@ -22,7 +21,7 @@ import orjson
 import zstandard
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-BLOCK = 1 << 16  # compressed bytes read at a time; a block of zstd can expand a thousandfold and more
+BLOCK = 1 << 16  # compressed bytes read at a time; they can expand a thousandfold and more
 ROWS = 256  # of a parquet file, unpacked at a time
 
 TextUnit = Literal["file", "paragraph", "line"]
@@ -71,6 +70,12 @@ def is_known(name: str, in_archive: bool = False) -> bool:
     )
 
 
+def is_plain_lines(name: str, unpacking: Unpacking) -> bool:
+    """Whether each line of the file is a record, and can be found without what comes before it."""
+    suffix = PurePosixPath(name).suffix
+    return suffix in (".jsonl", ".json") or (suffix == ".txt" and unpacking.text_unit == "line")
+
+
 KNOWN_SUFFIXES = (
     ".jsonl, .json and .txt (each also with .zst, .gz or .xz), .parquet, .zip, .tar, .tar.zst, .tar.gz, .xz"
 )
@@ -88,7 +93,7 @@ class _Damage(Exception):
 def _without_packing(name: str) -> tuple[str, str | None]:
     """The name without the suffix of a compression, and that suffix."""
     packing = PurePosixPath(name).suffix
-    if packing not in _DECOMPRESS:
+    if packing not in _PACKINGS:
         return name, None
     inner = name.removesuffix(packing)
     if packing == ".xz" and not PurePosixPath(inner).suffix:
@@ -100,7 +105,7 @@ def _unpack(source: str, name: str, file: BinaryIO, unpacking: Unpacking) -> Ite
     """The records of a stream, `source` to its user, which its `name` says how to read."""
     inner, packing = _without_packing(name)
     if packing is not None:
-        file = _DECOMPRESS[packing](file)
+        file = _unpacked(packing, file)
     suffix = PurePosixPath(inner).suffix
     if suffix == ".txt":
         yield from _TEXTS[unpacking.text_unit](source, file)
@@ -243,45 +248,34 @@ class _Blocks(io.RawIOBase):
         return size
 
 
-def _zstd(file: BinaryIO) -> Iterator[bytes]:
-    """The decompressed blocks of a file of one or more zstd frames."""
-    frame = None
+# by suffix: what the packing is called, what begins to unpack a stream of it, and what that raises
+_PACKINGS = {
+    # the Pile's archives have long windows, which the default limit refuses
+    ".zst": ("zstd stream", lambda: zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()),
+    ".gz": ("gzip stream", lambda: zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)),
+    ".xz": ("xz stream", lzma.LZMADecompressor),
+}
+
+
+def _unpacked(packing: str, file: BinaryIO) -> BinaryIO:
+    """The content of a file of one or more compressed streams, one after another."""
+    return io.BufferedReader(_Blocks(_unpacked_blocks(packing, file)), BLOCK)
+
+
+def _unpacked_blocks(packing: str, file: BinaryIO) -> Iterator[bytes]:
+    """What each block of the file comes to. How far the file is read follows from its bytes alone (see neox/data/parts.py), which
+    the modules `gzip` and `lzma` do not promise: each release of Python reads ahead as it likes."""
+    what, begin = _PACKINGS[packing]
+    stream = None
     try:
         while compressed := file.read(BLOCK):
-            while compressed:
-                if frame is None:
-                    # the Pile's archives have long windows, which the default limit refuses
-                    frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
-                yield frame.decompress(compressed)
-                compressed = frame.unused_data if frame.eof else b""
-                if frame.eof:
-                    frame = None
-    except zstandard.ZstdError as error:
-        raise _Damage("zstd stream", error) from error
-    if frame is not None:
-        raise _Damage("zstd stream", "the file ends within a frame")
-
-
-def _gzip(file: BinaryIO) -> Iterator[bytes]:
-    try:
-        with gzip.GzipFile(fileobj=file) as content:
-            while block := content.read(BLOCK):
-                yield block
-    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise _Damage("gzip stream", error) from error
-
-
-def _xz(file: BinaryIO) -> Iterator[bytes]:
-    try:
-        with lzma.LZMAFile(file) as content:
-            while block := content.read(BLOCK):
-                yield block
-    except (lzma.LZMAError, EOFError) as error:
-        raise _Damage("xz stream", error) from error
-
-
-def _stream(blocks) -> BinaryIO:
-    return lambda file: io.BufferedReader(_Blocks(blocks(file)), BLOCK)
-
-
-_DECOMPRESS = {".zst": _stream(_zstd), ".gz": _stream(_gzip), ".xz": _stream(_xz)}
+            while compressed := compressed if stream else compressed.lstrip(b"\0"):  # streams may be padded
+                stream = stream or begin()
+                yield stream.decompress(compressed)
+                compressed = stream.unused_data if stream.eof else b""
+                if stream.eof:
+                    stream = None
+    except (zstandard.ZstdError, zlib.error, lzma.LZMAError) as error:
+        raise _Damage(what, error) from error
+    if stream is not None:
+        raise _Damage(what, "the file ends within it")

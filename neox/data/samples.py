@@ -26,6 +26,7 @@ from neox.parallel import megatron  # noqa: F401 (the door: without it megatron-
 with warnings.catch_warnings():
     # its package warns about each optional accelerator library that is absent, on every rank
     warnings.simplefilter("ignore")
+    from megatron.core.datasets import helpers
     from megatron.core.datasets.blended_dataset import BlendedDataset
     from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
     from megatron.core.datasets.indexed_dataset import IndexedDataset
@@ -33,12 +34,14 @@ with warnings.catch_warnings():
 
 __all__ = [
     "BlendedSamples",
+    "GPTDataset",
     "IndexedDataset",
     "Samples",
     "SamplesConfig",
     "Split",
     "TokenizerFacts",
     "WholeSamples",
+    "blending_order",
 ]
 
 # it warns that the indices are not cached: they are, by us
@@ -146,3 +149,10 @@ class BlendedSamples(BlendedDataset):
             ("dataset_index", "dataset_sample_index"),
             super()._build_indices,
         )
+
+
+def blending_order(shares: Sequence[float], samples: int) -> numpy.ndarray:
+    """The number of the dataset that each of the first samples of a blend comes from, (samples,) int16."""
+    order, within = numpy.zeros(samples, dtype=numpy.int16), numpy.zeros(samples, dtype=numpy.int64)
+    helpers.build_blending_indices(order, within, list(shares), len(shares), samples, False)
+    return order

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
-from neox.config.errors import ConfigError
+from neox.data.parts import Part
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Shard `number` (from 1) of `count`. Each takes whole files that follow one another, so that the shards' token files, one
-    after another, are the token files of all."""
+    """Shard `number` (from 1) of `count`. Each takes what follows one another, so that the shards' token files, one after another,
+    are the token files of all."""
 
     number: int = 1
     count: int = 1
@@ -30,17 +31,14 @@ class Shard:
         """What tells the output of this shard from that of the others."""
         return "" if self.count == 1 else f"_{self.number:05}-of-{self.count:05}"
 
-    def of(self, paths: list[Path], sizes: list[int]) -> list[Path]:
-        """The files of this shard, with about the same number of bytes as the others have."""
-        if self.count > len(paths):
-            raise ConfigError(
-                f"--shard: {len(paths)} files cannot be shared among {self.count}: a shard takes whole files"
-            )
-        total = sum(sizes) or 1
-        owners, owner = [], -1
-        for index, (end, size) in enumerate(zip(accumulate(sizes), sizes)):
-            fair = min(self.count - 1, int((end - size / 2) / total * self.count))
-            # whatever the sizes are, no shard goes away with nothing
-            owner = min(max(fair, self.count - (len(paths) - index)), owner + 1)
-            owners.append(owner)
-        return [path for path, owner in zip(paths, owners) if owner == self.number - 1]
+    def of(self, paths: Sequence[Path], sizes: Sequence[int]) -> list[Part]:
+        """The parts of files that are this shard's: of all their bytes, in order, as many as every other shard has."""
+        total = sum(sizes)
+        begin, end = (total * cut // self.count for cut in (self.number - 1, self.number))
+        parts = []
+        for path, size, offset in zip(paths, sizes, accumulate(sizes, initial=0)):
+            part = Part(path, *(min(max(cut - offset, 0), size) for cut in (begin, end)), size)
+            # an empty file has an owner too: it is among the sources of the whole
+            if part.begin < part.end or (size == 0 and (begin <= offset < end or offset == end == total)):
+                parts.append(part)
+        return parts

@@ -119,11 +119,11 @@ class StoreWriter:
             yield numpy.frombuffer(content, dtype=LENGTH)
 
 
-def check_store(prefix: str | Path) -> StoreFacts:
+def check_store(prefix: str | Path, may_be_empty: bool = False) -> StoreFacts:
     """Check that a pair of token files is whole and belongs together, reading the index only.
 
     Raises ConfigError that names the file: a missing one, a wrong header, lengths that do not add up to the .bin, offsets that
-    do not follow from the lengths, document marks out of order, no tokens at all.
+    do not follow from the lengths, document marks out of order, no tokens at all (unless `may_be_empty`).
     """
     bin_path, idx_path = Path(f"{prefix}.bin"), Path(f"{prefix}.idx")
     for path in (idx_path, bin_path):
@@ -151,7 +151,7 @@ def check_store(prefix: str | Path) -> StoreFacts:
             f"{bin_path}: {size:,} bytes, and its index asks for {expected_offset:,}: the files are damaged or do not belong "
             "together"
         )
-    if size == 0:
+    if size == 0 and not may_be_empty:
         raise ConfigError(f"{bin_path}: there are no tokens in it")
     return StoreFacts(sequences, marks - 1, size // dtype.itemsize, dtype)
 

@@ -9,12 +9,12 @@ from typing import Any
 from neox.config.sections import TokenizerConfig
 from neox.interop.files import read_json, write_json
 from neox.tokenizer.tokenizer import build_tokenizer
+from neox.tokenizer.vocabulary import FOLDER_CONFIG, FOLDER_KINDS, located
 
 GENERATION_FILE = "generation_config.json"
-TOKENIZER_CONFIG = "tokenizer_config.json"
 FILES = (
     "tokenizer.json",
-    TOKENIZER_CONFIG,
+    FOLDER_CONFIG,
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
@@ -22,12 +22,6 @@ FILES = (
     "tokenizer.model",
     "chat_template.jinja",
     GENERATION_FILE,
-)
-# what names the tokenizer here: the files that must be there, and the keys that take them, in the order of preference
-KINDS: tuple[tuple[str, dict[str, str]], ...] = (
-    ("HFTokenizer", {"vocab_file": "tokenizer.json"}),
-    ("GPT2BPETokenizer", {"vocab_file": "vocab.json", "merge_file": "merges.txt"}),
-    ("SPMTokenizer", {"vocab_file": "tokenizer.model"}),
 )
 # classes of transformers that read the files of a kind
 CLASSES = {
@@ -47,7 +41,7 @@ def bring_in(source: Path, target: Path, config: dict[str, Any]) -> TokenizerCon
     _copy(source, target)
     if not (target / GENERATION_FILE).exists():
         write_json(target / GENERATION_FILE, {name: config[name] for name in SPECIAL_IDS if name in config})
-    for kind, files in KINDS:
+    for kind, files in FOLDER_KINDS:
         if all((target / file).is_file() for file in files.values()):
             paths = {key: str(target / file) for key, file in files.items()}
             return TokenizerConfig(tokenizer_type=kind, **paths)
@@ -56,7 +50,7 @@ def bring_in(source: Path, target: Path, config: dict[str, Any]) -> TokenizerCon
 
 def moved(config: TokenizerConfig, folder: Path) -> TokenizerConfig:
     """The same tokenizer with its files in another folder."""
-    paths = {key: str(folder / Path(getattr(config, key)).name) for key in dict(KINDS)[config.tokenizer_type]}
+    paths = {key: str(folder / Path(getattr(config, key)).name) for key in dict(FOLDER_KINDS)[config.tokenizer_type]}
     return config.model_copy(update=paths)
 
 
@@ -66,25 +60,26 @@ def take_out(config: TokenizerConfig, target: Path) -> tuple[dict[str, Any], str
         "bos_token_id": None,
         "eos_token_id": None,
     }  # a family's defaults would be another tokenizer's
-    source = None if config.vocab_file is None else Path(config.vocab_file)
+    found = located(config)
+    source = None if found.vocab_file is None else Path(found.vocab_file)
     if source is not None and (source.parent / GENERATION_FILE).is_file():  # it came from transformers
         _copy(source.parent, target)
         known = read_json(target / GENERATION_FILE)
         return ids | {name: known[name] for name in SPECIAL_IDS if name in known}, None
-    files = dict(KINDS).get(config.tokenizer_type)
+    files = dict(FOLDER_KINDS).get(found.tokenizer_type)
     if files is None:
         return ids, f"no tokenizer is exported: transformers has none like {config.tokenizer_type}"
     if source is None or not source.is_file():
         return ids, f"no tokenizer is exported: vocab_file {config.vocab_file or ''} is not there"
     tokenizer = build_tokenizer(config)
     for key, file in files.items():
-        shutil.copyfile(getattr(config, key), target / file)
-    facts = {"tokenizer_class": CLASSES[config.tokenizer_type]}
+        shutil.copyfile(getattr(found, key), target / file)
+    facts = {"tokenizer_class": CLASSES[found.tokenizer_type]}
     if tokenizer.eod is not None:
         end = tokenizer.decode([tokenizer.eod])
         facts |= {"bos_token": end, "eos_token": end}
         ids = {"bos_token_id": tokenizer.eod, "eos_token_id": tokenizer.eod}
-    write_json(target / TOKENIZER_CONFIG, facts)
+    write_json(target / FOLDER_CONFIG, facts)
     write_json(target / GENERATION_FILE, ids)
     return ids, None
 

@@ -16,6 +16,8 @@ from neox.config.sections import TokenizerConfig
 from neox.tokenizer.encodings import END_OF_DOCUMENT, TIKTOKEN_ENCODINGS
 from neox.tokenizer.fast import FastEncoder, fast_encoder, split_long
 from neox.tokenizer.vocabulary import (
+    declared_end,
+    located,
     read_gpt2_vocabulary,
     read_tiktoken_ranks,
     read_vocab_size,
@@ -57,12 +59,12 @@ class Tokenizer(ABC):
 class RustTokenizer(Tokenizer):
     """A tokenizer of the `tokenizers` library; its byte-level BPE encodes through tiktoken where that gives the same ids."""
 
-    def __init__(self, engine: tokenizers.Tokenizer, vocab_size: int):
+    def __init__(self, engine: tokenizers.Tokenizer, vocab_size: int, ends: Sequence[str] = END_TOKENS):
         self.engine = engine
         self.engine.no_padding()
         self.engine.no_truncation()
         self.vocab_size = vocab_size
-        self.eod = next((index for token in END_TOKENS if (index := engine.token_to_id(token)) is not None), None)
+        self.eod = next((index for token in ends if (index := engine.token_to_id(token)) is not None), None)
 
     @cached_property
     def fast(self) -> FastEncoder | None:
@@ -116,7 +118,7 @@ class CharLevelTokenizer(Tokenizer):
 class SPMTokenizer(Tokenizer):
     """A sentencepiece model."""
 
-    def __init__(self, config: TokenizerConfig):
+    def __init__(self, config: TokenizerConfig, ends: Sequence[str]):
         try:
             import sentencepiece  # noqa: PLC0415 (optional package)
         except ImportError as error:
@@ -127,7 +129,7 @@ class SPMTokenizer(Tokenizer):
             self.engine = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (RuntimeError, OSError) as error:
             raise ConfigError(f"vocab_file: {path} is not a sentencepiece model ({error})") from error
-        known = (self.engine.piece_to_id(token) for token in END_TOKENS)
+        known = (self.engine.piece_to_id(token) for token in ends)
         self.eod = next((index for index in known if index != self.engine.unk_id()), None)
 
     def encode_batch(self, texts: Sequence[str]) -> list[numpy.ndarray]:
@@ -180,10 +182,17 @@ def build_tokenizer(config: TokenizerConfig) -> Tokenizer:
     """The tokenizer of the configuration; ConfigError that names the file where one is missing or wrong."""
     # Our parallelism is worker processes, one thread each; threads would also make `tokenizers` warn at every fork.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    return BUILDERS[config.tokenizer_type](config)
+    declared = declared_end(config)
+    files = located(config)
+    tokenizer = BUILDERS[files.tokenizer_type](files, END_TOKENS if declared is None else (declared,))
+    if declared is not None and tokenizer.eod is None:
+        raise ConfigError(
+            f"vocab_file: {config.vocab_file} ends texts with {declared!r}, which its vocabulary does not have"
+        )
+    return tokenizer
 
 
-def _gpt2(config: TokenizerConfig) -> RustTokenizer:
+def _gpt2(config: TokenizerConfig, ends: Sequence[str]) -> RustTokenizer:
     vocabulary = read_gpt2_vocabulary(config)
     path = required_file(config, "merge_file")
     try:
@@ -196,10 +205,10 @@ def _gpt2(config: TokenizerConfig) -> RustTokenizer:
     engine.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     engine.decoder = tokenizers.decoders.ByteLevel()
     engine.add_special_tokens([END_OF_DOCUMENT])
-    return RustTokenizer(engine, len(vocabulary))
+    return RustTokenizer(engine, len(vocabulary), ends)
 
 
-def _hf(config: TokenizerConfig) -> RustTokenizer:
+def _hf(config: TokenizerConfig, ends: Sequence[str]) -> RustTokenizer:
     path = required_file(config, "vocab_file")
     vocab_size = read_vocab_size(config)
     try:
@@ -208,7 +217,7 @@ def _hf(config: TokenizerConfig) -> RustTokenizer:
         raise ConfigError(
             f"vocab_file: {path} is not a tokenizer.json of the `tokenizers` library ({error})"
         ) from error
-    return RustTokenizer(engine, vocab_size)
+    return RustTokenizer(engine, vocab_size, ends)
 
 
 def _fetch_encoding(name: str) -> tiktoken.Encoding:
@@ -224,7 +233,7 @@ def _fetch_encoding(name: str) -> tiktoken.Encoding:
 BUILDERS = {
     "GPT2BPETokenizer": _gpt2,
     "HFTokenizer": _hf,
-    "CharLevelTokenizer": lambda config: CharLevelTokenizer(read_vocab_size(config)),
+    "CharLevelTokenizer": lambda config, _: CharLevelTokenizer(read_vocab_size(config)),
     "SPMTokenizer": SPMTokenizer,
-    "TiktokenTokenizer": TiktokenTokenizer,
+    "TiktokenTokenizer": lambda config, _: TiktokenTokenizer(config),
 }

@@ -16,6 +16,16 @@ from neox.tokenizer.encodings import END_OF_DOCUMENT, TIKTOKEN_ENCODINGS
 # gpt-neox's character tokenizer: one id for each byte, padded to 512
 CHARACTER_VOCAB_SIZE = 512
 
+# what a folder of a Hugging Face tokenizer is read by: the kind, and the files that must be there, by key; the first that fits.
+# The last of a kind is the one that transformers writes
+FOLDER_KINDS: tuple[tuple[str, dict[str, str]], ...] = (
+    ("HFTokenizer", {"vocab_file": "tokenizer.json"}),
+    ("GPT2BPETokenizer", {"vocab_file": "vocab.json", "merge_file": "merges.txt"}),
+    ("SPMTokenizer", {"vocab_file": "model.spm"}),
+    ("SPMTokenizer", {"vocab_file": "tokenizer.model"}),
+)
+FOLDER_CONFIG = "tokenizer_config.json"
+
 SAMPLE_FILES = "python tools/prepare_data.py shakespeare"
 
 
@@ -24,7 +34,35 @@ def read_vocab_size(config: TokenizerConfig) -> int:
 
     Raises ConfigError that names the file where it is missing or is not what the tokenizer type reads.
     """
+    config = located(config)
     return READERS[config.tokenizer_type](config)
+
+
+def located(config: TokenizerConfig) -> TokenizerConfig:
+    """The tokenizer by its kind and files, where `vocab_file` is the folder of a Hugging Face tokenizer; else as it is."""
+    if not _is_folder(config):
+        return config
+    folder = Path(config.vocab_file)
+    for kind, names in FOLDER_KINDS:
+        files = {key: str(folder / name) for key, name in names.items()}
+        if all(Path(file).is_file() for file in files.values()):
+            return config.model_copy(update={"tokenizer_type": kind} | files)
+    known = ", ".join(" with ".join(names.values()) for _, names in FOLDER_KINDS)
+    raise ConfigError(f"vocab_file: the folder {folder} has no tokenizer: none of {known}")
+
+
+def declared_end(config: TokenizerConfig) -> str | None:
+    """The token that ends a text by the tokenizer_config.json of a folder; None where nothing says so."""
+    path = Path(config.vocab_file or "") / FOLDER_CONFIG
+    if not _is_folder(config) or not path.is_file():
+        return None
+    content = read_json(path, "vocab_file")
+    token = content.get("eos_token") if isinstance(content, dict) else None
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _is_folder(config: TokenizerConfig) -> bool:
+    return config.tokenizer_type == "HFTokenizer" and config.vocab_file is not None and Path(config.vocab_file).is_dir()
 
 
 def required_file(config: TokenizerConfig, key: str) -> Path:
@@ -40,6 +78,7 @@ def required_file(config: TokenizerConfig, key: str) -> Path:
 
 def file_hashes(config: TokenizerConfig) -> dict[str, str | None]:
     """SHA-256 of the tokenizer's files by key, or what stands there where it is no file (the name of an encoding)."""
+    config = located(config)
     names = {"vocab_file": config.vocab_file, "merge_file": config.merge_file}
     return {
         key: hashlib.sha256(Path(name).read_bytes()).hexdigest() if name and Path(name).is_file() else name

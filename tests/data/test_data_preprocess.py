@@ -11,16 +11,14 @@ from pathlib import Path
 
 import pytest
 import tokenizers
-from hypothesis import assume, given
-from hypothesis import strategies as st
 
 from neox.config.errors import ConfigError
 from neox.config.sections import TokenizerConfig
 from neox.data import encode as encode_module
 from neox.data import record_batches
 from neox.data.manifest import check_hashes, read_manifest
+from neox.data.parts import read_part
 from neox.data.preprocess import PreprocessJob, preprocess
-from neox.data.records import read_records
 from neox.data.samples import IndexedDataset
 from neox.data.shards import Shard
 from neox.data.store import check_store
@@ -211,16 +209,6 @@ def test_shards_one_after_another_are_the_whole(tmp_path):
     ]
     assert parts[0] == str(tmp_path / "out_00001-of-00003_text_document")
     assert [text for part in parts for text in stored(part)] == stored(tmp_path / "whole_text_document")
-    with pytest.raises(ConfigError, match="--shard: 7 files cannot be shared among 8"):
-        preprocess(job(tmp_path / "x", inputs=[f"{tmp_path}/*.jsonl"], shard=Shard(1, 8)))
-
-
-@given(sizes=st.lists(st.integers(0, 1000), min_size=1, max_size=30), count=st.integers(1, 30))
-def test_every_file_has_one_shard_and_every_shard_a_file(sizes, count):
-    paths = [Path(str(number)) for number in range(len(sizes))]
-    assume(count <= len(sizes))
-    shares = [Shard(number + 1, count).of(paths, sizes) for number in range(count)]
-    assert all(shares) and [path for share in shares for path in share] == paths
 
 
 def test_memory_does_not_grow_with_the_corpus(tmp_path, monkeypatch):
@@ -231,8 +219,8 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path, monkeypatch):
     read = []
     monkeypatch.setattr(
         record_batches,
-        "read_records",
-        lambda *arguments: (read.append(record) or record for record in read_records(*arguments)),
+        "read_part",
+        lambda *arguments: (read.append(record) or record for record in read_part(*arguments)),
     )
     ahead = []
     preprocess(job(path, workers=2), lambda progress: ahead.append(len(read) - progress.documents))

@@ -1,6 +1,6 @@
-"""Real clusters on one machine: two Slurm nodes, and two hosts as network namespaces with an sshd each.
+"""Real clusters on one machine: two Slurm nodes, two hosts as network namespaces with an sshd each, and a Ray cluster of two nodes.
 
-Needs root, and the Debian packages slurm-wlm, munge, pdsh, openssh-server, iproute2 and openmpi-bin.
+All but Ray need root, and the Debian packages slurm-wlm, munge, pdsh, openssh-server, iproute2 and openmpi-bin.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -134,6 +136,30 @@ def hosts(folder: Path) -> Iterator[Hosts]:
                 folder,
             )
         yield both
+
+
+@contextmanager
+def ray_cluster(cores: int) -> Iterator[str]:
+    """A head and a second node of Ray with so many cores each; yields their address."""
+    program = str(Path(sys.executable).with_name("ray"))
+    # not in a test's own folder: the names of sockets must be short
+    with tempfile.TemporaryDirectory(prefix="ray-") as name, ExitStack() as stack:
+        folder, address = Path(name), f"127.0.0.1:{_free_port()}"
+        common = [
+            program,
+            "start",
+            "--block",
+            "--disable-usage-stats",
+            "--node-ip-address=127.0.0.1",
+            f"--num-cpus={cores}",
+        ]
+        common += ["--object-store-memory=80000000"]
+        head = ["--head", f"--port={address.partition(':')[2]}", "--include-dashboard=false", f"--temp-dir={folder}"]
+        for number, options in enumerate((head, [f"--address={address}"])):
+            log = folder / f"{number}.log"
+            _daemon(stack, [*common, *options], log, {})
+            _wait(lambda log=log: "Ray runtime started" in log.read_text(), f"Ray node {number}", folder)
+        yield address
 
 
 def _run(*command: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import random
+import shutil
 
 import numpy
 import pytest
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from neox.config.errors import ConfigError
 from neox.config.sections import TokenizerConfig
 from neox.tokenizer.tokenizer import build_tokenizer
-from neox.tokenizer.vocabulary import read_vocab_size
+from neox.tokenizer.vocabulary import file_hashes, read_vocab_size
 
 TEXTS = [
     "Now is the winter of our discontent",
@@ -51,6 +52,31 @@ def gpt2(folder):
 @pytest.fixture(scope="module")
 def hf(folder):
     return TokenizerConfig(tokenizer_type="HFTokenizer", vocab_file=str(folder / "tokenizer.json"))
+
+
+def test_folder_of_a_hugging_face_tokenizer(hf, gpt2, sentencepiece_model, tmp_path):
+    """Its files are found by their names, and the end of a text is what its tokenizer_config.json says."""
+    config = TokenizerConfig(tokenizer_type="HFTokenizer", vocab_file=str(tmp_path))
+    with pytest.raises(ConfigError, match=r"has no tokenizer: none of tokenizer\.json, vocab\.json with merges\.txt"):
+        build_tokenizer(config)
+    for alone, names in (
+        (sentencepiece_model, {"tokenizer.model": sentencepiece_model.vocab_file}),
+        (gpt2, {"vocab.json": gpt2.vocab_file, "merges.txt": gpt2.merge_file}),
+        (hf, {"tokenizer.json": hf.vocab_file}),
+    ):
+        for name, source in names.items():
+            shutil.copyfile(source, tmp_path / name)
+        ids = [build_tokenizer(one).encode(TEXTS[0]) for one in (config, alone)]
+        assert ids[0] == ids[1]
+        assert read_vocab_size(config) == read_vocab_size(alone)
+        assert file_hashes(config) == file_hashes(alone)
+    assert build_tokenizer(config).eod == build_tokenizer(hf).eod
+    for declared in ("<|padding|>", {"content": "<|padding|>", "lstrip": False}):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": declared}))
+        assert build_tokenizer(config).eod == build_tokenizer(hf).engine.token_to_id("<|padding|>")
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<|gone|>"}')
+    with pytest.raises(ConfigError, match=r"ends texts with '<\|gone\|>', which its vocabulary does not have"):
+        build_tokenizer(config)
 
 
 @pytest.fixture(scope="module")

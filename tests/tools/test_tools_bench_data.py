@@ -48,6 +48,12 @@ def test_all_write_the_same_tokens_and_are_compared(tmp_path):
         "tokenizers",
     ]
     assert all(entry["mb_per_sec"] > 0 and entry["mb_per_cpu_sec"] > 0 for entry in row["contestants"])
+    samples = result["samples"]
+    assert set(samples["index"]) == {"built", "cached", "megatron-core"}
+    assert set(samples["reading"]) == {
+        f"{name}, {order}" for name in ("ours", "megatron-core", "memory map") for order in ("sequential", "random")
+    }
+    assert all(row["samples_per_sec"] > 0 for part in ("index", "reading") for row in samples[part].values())
     speed = {entry["name"]: entry["mb_per_sec"] for entry in row["contestants"]}
     for peer in ("megatron-lm", "gpt-neox", "engine", "tokenizers"):
         assert (

@@ -1,4 +1,4 @@
-"""Preprocessing against its peers' loops and against the bare tokenizer, on one corpus, in turns."""
+"""Preprocessing against its peers' loops and against the bare tokenizer, on one corpus, in turns; then the samples of its result."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from neox.config.errors import ConfigError
 from neox.config.sections import TokenizerConfig
 from neox.data.corpus import documents, find_corpora
 from neox.data.store import check_store
+from neox.tokenizer.vocabulary import read_vocab_size
 from tools.benchmarks.run_data import CEILINGS, JOBS
 from tools.benchmarks.shapes import ROOT
 from tools.benchmarks.train import machine
@@ -47,13 +48,23 @@ def bench_data(bench: DataBench, console: Console) -> dict[str, Any]:
         corpus = folder / "corpus.jsonl"
         text_bytes, count = write_corpus(bench, corpus)
         rows = [_row(bench, workers, corpus, text_bytes, folder, console) for workers in bench.workers]
+        console.print("samples from what was written", highlight=False)
+        samples = _samples(bench, folder)
     return {
         "machine": machine("cpu"),
         "versions": {"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
         "corpus": {"text_bytes": text_bytes, "documents": count},
         "tokenizer": bench.tokenizer.model_dump(),
         "rows": rows,
+        "samples": samples,
     }
+
+
+def _samples(bench: DataBench, folder: Path) -> dict[str, Any]:
+    """The training samples of what we wrote."""
+    from tools.benchmarks.samples import measure_samples  # noqa: PLC0415 (it brings torch, which takes seconds to import)
+
+    return measure_samples(str(folder / "neox_text_document"), read_vocab_size(bench.tokenizer), folder, bench.rounds)
 
 
 def write_corpus(bench: DataBench, path: Path) -> tuple[int, int]:
@@ -123,6 +134,9 @@ def print_data_result(result: dict[str, Any], console: Console) -> None:
     console.print(f"{corpus['text_bytes'] / 1e6:,.1f} MB of text, {corpus['documents']:,} documents", highlight=False)
     for row in result["rows"]:
         console.print(_table(row))
+    from tools.benchmarks.samples import sample_tables  # noqa: PLC0415 (as above)
+
+    console.print(*sample_tables(result["samples"]))
 
 
 def _table(row: dict[str, Any]) -> Table:

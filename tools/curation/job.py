@@ -29,6 +29,7 @@ from neox.data.encode import encoded
 from neox.data.files import flush_folder, flush_to_disk, write_durably
 from neox.data.record_batches import Batch, read_batches
 from neox.data.records import TextUnit, Unpacking, read_records
+from neox.data.shards import Shard
 from neox.data.sources import check_unchanged, stamp
 from neox.data.workplace import Workplace
 from tools.curation.curator import Curated, Curator
@@ -130,11 +131,12 @@ class _Run:
 
     def read(self, report: Callable[[Progress], None]) -> None:
         """The first pass."""
-        ends = list(accumulate((stamp(path)[0] for path in self.paths), initial=0))
+        sizes = [stamp(path)[0] for path in self.paths]
+        ends = list(accumulate(sizes, initial=0))
         started, text_bytes = time.monotonic(), 0
         with ExitStack() as stack:
             unpacking = Unpacking((self.job.key,), self.job.text_unit)
-            batches = read_batches(self.paths, unpacking, self.done.file, self.done.file_records)
+            batches = read_batches(Shard().of(self.paths, sizes), unpacking, self.done.file, self.done.file_records)
             results = encoded(self.curator, batches, self.job.workers, stack)
             part, part_bytes = self._open_part(), 0
             try:
