@@ -5,16 +5,29 @@ from __future__ import annotations
 from torch import nn, optim
 
 from neox.config.sections import OptimizerConfig
+from neox.model.moe import is_shared_out
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
-    """Matrices decay; norms and biases do not. A gated MLP's bias has two dimensions, so names decide too."""
-    decayed, spared = [], []
+    """Matrices decay; norms and biases do not. A gated MLP's bias has two dimensions, so names decide too.
+
+    Experts that not every replica holds have groups of their own, which DeepSpeed finds by `moe` and the name.
+    """
+    everywhere: dict = {True: [], False: []}
+    shared_out: dict = {True: [], False: []}
     for name, parameter in module.named_parameters():
         is_matrix = parameter.dim() >= 2 and not name.endswith("bias")
-        (decayed if is_matrix else spared).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+        (shared_out if is_shared_out(parameter) else everywhere)[is_matrix].append(parameter)
+    groups = [
+        {"params": parameters, "weight_decay": weight_decay if is_matrix else 0.0, **marks}
+        for kind, marks in ((everywhere, {}), (shared_out, {"moe": True}))
+        for is_matrix, parameters in kind.items()
+        if parameters
+    ]
+    for group in groups:
+        if "moe" in group:
+            group["name"] = group["params"][0].group_name
+    return groups
 
 
 def build_optimizer(config: OptimizerConfig, module: nn.Module) -> optim.Optimizer:
