@@ -121,6 +121,7 @@ OTHER_KEYS: dict[str, Other] = {
     **_without_effect("the softmax of the attention is always computed in fp32", "attention_softmax_in_fp32"),
     **_without_effect("the softmax is computed in fp32 and needs no such scaling", "apply_query_key_layer_scaling"),
     **_without_effect("the loss is always computed in fp32", "fp16_lm_cross_entropy"),
+    **_without_effect("the router and its balancing loss are always computed in fp32", "moe_lbl_in_fp32"),
     **_without_effect(
         "weights are drawn on the CPU, so that they are equal on every machine", "use_cpu_initialization"
     ),
