@@ -146,7 +146,8 @@ class ModelConfig(Section):
         0.02, description="standard deviation of the normal initialiser and of its scaled forms"
     )
     moe_num_experts: PositiveInt = Field(
-        1, description="MLPs of a layer, among which a router chooses for each token (mixture of experts); 1 means one MLP"
+        1,
+        description="MLPs of a layer, among which a router chooses for each token (mixture of experts); 1 means one MLP",
     )
     moe_top_k: PositiveInt = Field(1, description="experts that each token passes through")
     moe_expert_interval: PositiveInt = Field(

@@ -38,9 +38,7 @@ def attention_windows(model: ModelConfig) -> list[int | None]:
 
 def mixture_layers(model: ModelConfig) -> list[bool]:
     """Whether the MLP of each layer is a mixture of experts."""
-    return [
-        model.moe_num_experts > 1 and layer % model.moe_expert_interval == 0 for layer in range(model.num_layers)
-    ]
+    return [model.moe_num_experts > 1 and layer % model.moe_expert_interval == 0 for layer in range(model.num_layers)]
 
 
 def head_width(model: ModelConfig) -> int:

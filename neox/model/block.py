@@ -31,9 +31,7 @@ class Block(nn.Module):
     MixtureOfExperts.
     """
 
-    def __init__(
-        self, model: ModelConfig, *, layer: int, window: int | None, mlp: type[nn.Module], sharding: Sharding
-    ):
+    def __init__(self, model: ModelConfig, *, layer: int, window: int | None, mlp: type[nn.Module], sharding: Sharding):
         super().__init__()
         self.parallel = model.gpt_j_residual
         self.dropout = model.hidden_dropout
@@ -43,9 +41,7 @@ class Block(nn.Module):
         self.post_attention_layernorm = None if model.gpt_j_tied else norm(model, model.hidden_size, sharding.copied)
         self.mlp = mlp(model, sharding=sharding)
 
-    def forward(
-        self, hidden: Tensor, cache: KeyValueCache | None = None, losses: list[Tensor] | None = None
-    ) -> Tensor:
+    def forward(self, hidden: Tensor, cache: KeyValueCache | None = None, losses: list[Tensor] | None = None) -> Tensor:
         """losses: receives the auxiliary loss of a mixture of experts."""
         normed = self.input_layernorm(hidden)
         attended = self._dropout(self.attention(normed, cache))

@@ -41,7 +41,9 @@ class MixtureOfExperts(nn.Module):
         self.router = Router(model)
         held = self.num_experts // self.topology.expert_size
         first = self.topology.expert_rank * held
-        self.experts = nn.ModuleDict({str(index): MLP(model, sharding=sharding) for index in range(first, first + held)})
+        self.experts = nn.ModuleDict(
+            {str(index): MLP(model, sharding=sharding) for index in range(first, first + held)}
+        )
         if self.topology.expert_size > 1:
             for parameter in self.experts.parameters():
                 # as DeepSpeed and megatron-core mark what not every replica holds; DeepSpeed asks for the group's name too
@@ -79,7 +81,9 @@ class MixtureOfExperts(nn.Module):
         arrived = self._exchanged(rows, outgoing, incoming).split([count for sender in incoming for count in sender])
         results = [
             # the layers want three dimensions; experts without tokens run too, so that every weight has a gradient
-            expert(torch.cat(arrived[index::held]).unsqueeze(1)).squeeze(1).split([sender[index] for sender in incoming])
+            expert(torch.cat(arrived[index::held]).unsqueeze(1))
+            .squeeze(1)
+            .split([sender[index] for sender in incoming])
             for index, expert in enumerate(self.experts.values())
         ]
         by_sender = torch.cat([results[index][rank] for rank in range(ranks) for index in range(held)])

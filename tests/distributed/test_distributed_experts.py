@@ -78,7 +78,9 @@ def test_layout_changes_nothing(name: str, root: Path) -> None:
         assert torch.equal(initial[weight], expected[weight]), f"initial {weight} differs"
     for metrics in (METRICS, ("validation/lm_loss",)):
         measured, straight = curve(root / name, *metrics), curve(root / "straight-1", *metrics)
-        torch.testing.assert_close(torch.tensor(measured), torch.tensor(straight)[: len(measured)], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            torch.tensor(measured), torch.tensor(straight)[: len(measured)], rtol=1e-5, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("name", ROWS)
