@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from deepspeed.moe.layer import MoE
 from deepspeed.utils import groups
 from torch import nn
@@ -26,7 +25,7 @@ class _Announcement(MoE):
     """DeepSpeed looks for experts only where a model has its own layer: this one has its type, and nothing else."""
 
     def __init__(self):
-        torch.nn.Module.__init__(self)
+        nn.Module.__init__(self)  # not DeepSpeed's, which would build experts
         self.num_experts = 0
 
     def set_deepspeed_parallelism(self, use_data_before_expert_parallel_: bool = False) -> None:

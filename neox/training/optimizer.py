@@ -13,21 +13,17 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
 
     Experts that not every replica holds have groups of their own, which DeepSpeed finds by `moe` and the name.
     """
-    everywhere: dict = {True: [], False: []}
-    shared_out: dict = {True: [], False: []}
+    groups: dict[tuple[bool, str | None], list[nn.Parameter]] = {(True, None): [], (False, None): []}
     for name, parameter in module.named_parameters():
         is_matrix = parameter.dim() >= 2 and not name.endswith("bias")
-        (shared_out if is_shared_out(parameter) else everywhere)[is_matrix].append(parameter)
-    groups = [
-        {"params": parameters, "weight_decay": weight_decay if is_matrix else 0.0, **marks}
-        for kind, marks in ((everywhere, {}), (shared_out, {"moe": True}))
-        for is_matrix, parameters in kind.items()
+        holders = parameter.group_name if is_shared_out(parameter) else None
+        groups.setdefault((is_matrix, holders), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": weight_decay if is_matrix else 0.0}
+        | ({"moe": True, "name": holders} if holders else {})
+        for (is_matrix, holders), parameters in groups.items()
         if parameters
     ]
-    for group in groups:
-        if "moe" in group:
-            group["name"] = group["params"][0].group_name
-    return groups
 
 
 def build_optimizer(config: OptimizerConfig, module: nn.Module) -> optim.Optimizer:
