@@ -33,6 +33,7 @@ from neox.checkpoint.tensors import (
     check_shape,
     write_tensors,
 )
+from neox.model.moe import is_shared_out
 from neox.parallel.agreement import together
 from neox.parallel.topology import Topology
 
@@ -96,7 +97,11 @@ def _write_rank(state: TrainingState, folder: Path) -> tuple[FileEntry, dict[str
         tensor_size = topology.tensor_size if _is_split(fragment.parameter) else 1
         shape = _full_shape(fragment.parameter, tensor_size)
         # the tensor group's first rank writes what all of them hold, and so do the replicas in turns
-        if not _is_partitioned(state.optimizer):
+        if is_shared_out(fragment.parameter):
+            # of the replicas that hold an expert the first one writes all of it, or each its partition
+            if topology.data_rank >= topology.expert_size and not _is_partitioned(state.optimizer):
+                continue
+        elif not _is_partitioned(state.optimizer):
             turn = shared.index(min(shared))
             shared[turn] += fragment.tensors[WEIGHT].numel()
             if turn != topology.data_rank:
@@ -122,7 +127,7 @@ def _write_rank(state: TrainingState, folder: Path) -> tuple[FileEntry, dict[str
 def _read_rank(state: TrainingState, folder: Path, weights_only: bool) -> Progress:
     reader = StateReader(folder)
     topology, optimizer = state.topology, state.optimizer
-    check_names(set(state.names.values()), reader, topology.pipe_size == 1)
+    check_names(set(state.names.values()), reader, topology.pipe_size == topology.expert_size == 1)
     stage3 = isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3)
     if stage3:
         optimizer.checkpoint_event_prologue()  # gathered weights would hide what is loaded into the partitions

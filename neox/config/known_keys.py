@@ -121,6 +121,7 @@ OTHER_KEYS: dict[str, Other] = {
     **_without_effect("the softmax of the attention is always computed in fp32", "attention_softmax_in_fp32"),
     **_without_effect("the softmax is computed in fp32 and needs no such scaling", "apply_query_key_layer_scaling"),
     **_without_effect("the loss is always computed in fp32", "fp16_lm_cross_entropy"),
+    **_without_effect("the router and its balancing loss are always computed in fp32", "moe_lbl_in_fp32"),
     **_without_effect(
         "weights are drawn on the CPU, so that they are equal on every machine", "use_cpu_initialization"
     ),
@@ -189,11 +190,6 @@ OTHER_KEYS: dict[str, Other] = {
         "mup_embedding_mult",
         "mup_rp_embedding_mult",
         "mup_width_scale",
-        "moe_expert_interval",
-        "moe_top_k",
-        "moe_router_type",
-        "moe_lbl_in_fp32",
-        "moe_jitter_eps",
         "s3_chunk_size",
         "curriculum_seqlen",
     ),
@@ -213,7 +209,6 @@ OTHER_KEYS: dict[str, Other] = {
         te_mha=False,
         te_fp8_mha=False,
     ),
-    **_refused("mixture of experts is not supported yet", moe_num_experts=1),
     **_refused("muP is not supported", use_mup=False, coord_check=False, save_base_shapes=False),
     # The optimizer and its schedule.
     **_refused("give optimizer.type Adam, AdamW or SGD", use_bnb_optimizer=False),

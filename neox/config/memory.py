@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 from neox.config.sections import Config
 from neox.config.shapes import LOSS_CHUNK, ffn_width, is_gated, qkv_width
-from neox.config.sizes import blocks_of_stage, padded_vocab_size
+from neox.config.sizes import layers_of_stage, padded_vocab_size
 from neox.config.zero_memory import ZeroMemory
 
 MARGIN_SHARE = 0.05  # of what is allocated: fragmentation
@@ -114,12 +114,14 @@ class _Work:
         tokens = config.batch.train_micro_batch_size_per_gpu * model.seq_length
         hidden = width * tokens * model.hidden_size // (tensor if parallel.sequence_parallel else 1)
         inner = width * tokens * ffn_width(model) * (2 if is_gated(model) else 1) // tensor
-        block, blocks = _block_bytes(config, tokens, width), blocks_of_stage(model.num_layers, stages, stage)
-        kept, recomputed = blocks * block, 0
+        layers = layers_of_stage(model, stages, stage)
+        sizes = [_block_bytes(config, tokens, width, mixture) for mixture in layers]
+        kept, recomputed = sum(sizes), 0
         if config.recompute.checkpoint_activations:
             # a pipeline recomputes block by block
-            together = min(config.recompute.checkpoint_num_layers, blocks) if stages == 1 else 1
-            kept, recomputed = -(-blocks // together) * hidden, together * block - hidden
+            together = config.recompute.checkpoint_num_layers if stages == 1 else 1
+            runs = [sum(sizes[first : first + together]) for first in range(0, len(sizes), together)]
+            kept, recomputed = len(runs) * hidden, max(runs) - hidden
         micro_batches = config.batch.gradient_accumulation_steps
         kept *= min(stages - stage, micro_batches)
         logits = loss = head_gradient = embedding_gradients = 0
@@ -146,7 +148,7 @@ class _Work:
         )
 
 
-def _block_bytes(config: Config, tokens: int, width: int) -> int:
+def _block_bytes(config: Config, tokens: int, width: int, mixture: bool) -> int:
     """What the forward pass of one block keeps of one micro-batch."""
     model, tensor = config.model, config.parallel.tensor_size
     whole = tensor if config.parallel.sequence_parallel else 1  # processes that share what tensor parallelism does not
@@ -157,7 +159,12 @@ def _block_bytes(config: Config, tokens: int, width: int) -> int:
     attention = qkv_width(model) + 2 * model.hidden_size
     # before and after the activation; a gated one keeps gate and value, the activated gate, and the product
     mlp = (4 if is_gated(model) else 2) * ffn_width(model)
+    routed = 0
+    if mixture:
+        # a copy of each token for each of its experts, what they make of it, and the router's fp32 input
+        mlp *= model.moe_top_k
+        routed = (2 * model.moe_top_k * width + (4 if width < 4 else 0)) * tokens * model.hidden_size
     log_sums = 4 * tokens * model.num_attention_heads
     dropped = 2 * tokens * model.hidden_size if model.hidden_dropout else 0  # masks, a byte each
     elements = tokens * (residual // whole + (attention + mlp) // tensor)
-    return width * elements + log_sums // tensor + dropped // whole
+    return width * elements + routed + log_sums // tensor + dropped // whole

@@ -75,7 +75,13 @@ def _one_process(draft: Draft, around: Surroundings) -> None:
     """generate.py runs on one process, whatever layout its checkpoint was trained with."""
     if not around.generates:
         return
-    layout = {"model_parallel_size": 1, "pipe_parallel_size": 0, "sequence_parallel": False, "global_num_gpus": 1}
+    layout = {
+        "model_parallel_size": 1,
+        "pipe_parallel_size": 0,
+        "sequence_parallel": False,
+        "moe_expert_parallel_size": 1,
+        "global_num_gpus": 1,
+    }
     launch = {"num_gpus": 1, "num_nodes": 1}
     view = draft.config.parallel
     aside = [key for key in layout if getattr(view, key) not in (layout[key], None) and key in draft.given]

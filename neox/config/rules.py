@@ -95,6 +95,57 @@ def sequence_parallel_needs_tensor_parallel(config: Any) -> Complaints:
         )
 
 
+def tokens_have_enough_experts(config: Any) -> Complaints:
+    chosen, experts = config.model.moe_top_k, config.model.moe_num_experts
+    if chosen > experts:
+        yield "moe_top_k moe_num_experts", f"{chosen} experts for each token are more than moe_num_experts {experts}"
+
+
+def experts_are_shared_evenly(config: Any) -> Complaints:
+    experts, sharing, replicas = config.model.moe_num_experts, config.parallel.expert_size, config.parallel.data_size
+    if experts % sharing:
+        yield (
+            "moe_expert_parallel_size moe_num_experts",
+            f"{sharing} replicas cannot share the experts of moe_num_experts {experts} evenly",
+        )
+    elif replicas % sharing:
+        yield (
+            "moe_expert_parallel_size num_gpus",
+            f"experts are shared by groups of {sharing} replicas, which {replicas} replicas do not make evenly",
+        )
+
+
+def mixtures_need_whole_sequences_and_weights(config: Any) -> Complaints:
+    if config.model.moe_num_experts == 1:
+        return
+    sections, stage = "moe_num_experts", config.optimization.zero_stage
+    if config.parallel.pipe_size > 1:
+        yield (
+            f"pipe_parallel_size {sections}",
+            "a mixture of experts does not work with pipeline stages: use one, with moe_expert_parallel_size or "
+            "model_parallel_size",
+        )
+    if config.parallel.sequence_parallel:
+        yield f"sequence_parallel {sections}", "a mixture of experts routes whole sequences: leave it out"
+    if stage == 3:
+        yield (
+            f"zero_optimization.stage {sections}",
+            "stage 3 does not work with a mixture of experts: use stage 2, and moe_expert_parallel_size to split it",
+        )
+
+
+def expert_parallel_needs_scattered_gradients(config: Any) -> Complaints:
+    zero = config.optimization.zero_optimization
+    if config.parallel.expert_size == 1 or zero.stage == 0:
+        return
+    for key in ("reduce_scatter", "contiguous_gradients"):
+        if not getattr(zero, key):
+            yield (
+                f"zero_optimization.{key} moe_expert_parallel_size",
+                "DeepSpeed reduces the gradients of experts only where this is true",
+            )
+
+
 def attention_pattern_fits(config: Any) -> Complaints:
     try:
         attention_kinds(config.model)
@@ -420,6 +471,10 @@ RULES: list[Rule] = [
     zero_needs_plain_pipeline,
     offloading_needs_zero,
     sequence_parallel_needs_tensor_parallel,
+    tokens_have_enough_experts,
+    experts_are_shared_evenly,
+    mixtures_need_whole_sequences_and_weights,
+    expert_parallel_needs_scattered_gradients,
     attention_pattern_fits,
     rotary_dimensions_are_even,
     rotary_scaling_is_whole,

@@ -145,6 +145,26 @@ class ModelConfig(Section):
     init_method_std: PositiveFloat = Field(
         0.02, description="standard deviation of the normal initialiser and of its scaled forms"
     )
+    moe_num_experts: PositiveInt = Field(
+        1,
+        description="MLPs of a layer, among which a router chooses for each token (mixture of experts); 1 means one MLP",
+    )
+    moe_top_k: PositiveInt = Field(1, description="experts that each token passes through")
+    moe_expert_interval: PositiveInt = Field(
+        1, description="every how many layers, from the first on, the MLP is a mixture of experts"
+    )
+    moe_router_type: Literal["topk"] = Field("topk", description="how the router chooses: the likeliest experts")
+    moe_train_capacity_factor: PositiveFloat | None = Field(
+        None,
+        description="tokens that an expert takes from a micro-batch in training, as a multiple of an even share; further ones "
+        "skip it; where it is not given, and outside training, no token is dropped",
+    )
+    moe_jitter_eps: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="in training the router's inputs are multiplied by random numbers within 1 -+ this"
+    )
+    moe_loss_coeff: NonNegativeFloat = Field(
+        0.01, description="weight, in the training loss, of the loss that spreads tokens evenly over the experts"
+    )
     attention_dropout: Probability = Field(0.0, description="dropout of the attention probabilities")
     hidden_dropout: Probability = Field(0.0, description="dropout of the embeddings and of what each block adds")
 
@@ -156,6 +176,9 @@ class ParallelConfig(Section):
     model_parallel_size: PositiveInt = Field(1, description="processes that share each layer (tensor parallelism)")
     sequence_parallel: bool = Field(
         False, description="split norms and dropout along the sequence over the tensor-parallel group"
+    )
+    moe_expert_parallel_size: PositiveInt = Field(
+        1, description="replicas that share the experts of each layer (expert parallelism)"
     )
     global_num_gpus: PositiveInt | None = Field(
         None, description="processes in all; num_nodes times num_gpus where it is not given"
@@ -170,6 +193,11 @@ class ParallelConfig(Section):
     def pipe_size(self) -> int:
         """Pipeline stages, at least 1."""
         return max(1, self.pipe_parallel_size)
+
+    @property
+    def expert_size(self) -> int:
+        """Replicas that share the experts of each layer."""
+        return self.moe_expert_parallel_size
 
     @property
     def world_size(self) -> int:

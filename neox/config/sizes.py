@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from neox.config.sections import Config, ModelConfig
-from neox.config.shapes import attention_windows, ffn_width, has_qkv_bias, head_width, is_gated, qkv_width
+from neox.config.shapes import (
+    attention_windows,
+    ffn_width,
+    has_qkv_bias,
+    head_width,
+    is_gated,
+    mixture_layers,
+    qkv_width,
+)
 
 
 @dataclass(frozen=True)
@@ -15,6 +23,7 @@ class ParameterCounts:
     total: int  # as built, with the padded vocabulary
     total_unpadded: int  # with the true vocabulary
     non_embedding: int  # blocks and norms, without embeddings and output layer
+    active: int  # of the total, those that a token passes through: all, except the experts that it is not sent to
 
 
 def padded_vocab_size(model: ModelConfig, vocab_size: int) -> int:
@@ -30,40 +39,67 @@ def true_vocab_size(model: ModelConfig, tokenizer_size: int) -> int:
 
 def parameter_counts(model: ModelConfig, vocab_size: int) -> ParameterCounts:
     """Parameters of the whole model; a tied output layer counts once. vocab_size: without padding."""
-    block = _block(model)
-    non_embedding = model.num_layers * (block.matrices + block.split + block.whole) + _norm(model, model.hidden_size)
+    non_embedding = sum(_block(model, mixture).parameters for mixture in mixture_layers(model))
+    non_embedding += _norm(model, model.hidden_size)
     tables = 2 if model.no_weight_tying else 1
     rest = non_embedding + _positions(model)
+    total = rest + tables * padded_vocab_size(model, vocab_size) * model.hidden_size
+    idle = sum(mixture_layers(model)) * (model.moe_num_experts - model.moe_top_k) * _mlp(model).parameters
     return ParameterCounts(
-        total=rest + tables * padded_vocab_size(model, vocab_size) * model.hidden_size,
+        total=total,
         total_unpadded=rest + tables * vocab_size * model.hidden_size,
         non_embedding=non_embedding,
+        active=total - idle,
     )
 
 
 @dataclass(frozen=True)
-class _Block:
-    """Parameters of one block."""
+class _Count:
+    """Parameters of a block, or of a part of it."""
 
-    matrices: int  # all of them are split over the tensor-parallel group
-    split: int  # vectors that are split with the outputs or heads that they belong to
-    whole: int  # vectors that every process of the group holds
+    matrices: int = 0  # all of them are split over the tensor-parallel group
+    split: int = 0  # vectors that are split with the outputs or heads that they belong to
+    whole: int = 0  # what every process of the group holds
+
+    def __add__(self, other: _Count) -> _Count:
+        return _Count(self.matrices + other.matrices, self.split + other.split, self.whole + other.whole)
+
+    def __mul__(self, times: int) -> _Count:
+        return _Count(self.matrices * times, self.split * times, self.whole * times)
+
+    @property
+    def parameters(self) -> int:
+        """All of them."""
+        return self.matrices + self.split + self.whole
+
+    def on_one_of(self, tensor: int) -> int:
+        """Those that each process of a tensor-parallel group holds."""
+        return (self.matrices + self.split) // tensor + self.whole
 
 
-def _block(model: ModelConfig) -> _Block:
-    hidden, width, qkv = model.hidden_size, ffn_width(model), qkv_width(model)
-    inner = 2 * width if is_gated(model) else width
+def _block(model: ModelConfig, mixture: bool, experts: int | None = None) -> _Count:
+    """Of one block; experts: those counted in a mixture of experts, all where it is not given."""
+    hidden, qkv = model.hidden_size, qkv_width(model)
     norms = (1 if model.gpt_j_tied else 2) * _norm(model, hidden)
     head_norms = 2 * _norm(model, head_width(model)) if model.use_qk_layernorm else 0
     relative = model.num_attention_heads * model.rpe_num_buckets if model.pos_emb == "rpe" else 0
-    return _Block(
-        matrices=(qkv + hidden + inner + width) * hidden,
-        split=(qkv if has_qkv_bias(model) else 0) + (inner if model.use_bias_in_mlp else 0) + relative,
-        whole=norms
-        + head_norms
-        + (hidden if model.use_bias_in_attn_linear else 0)
-        + (hidden if model.use_bias_in_mlp else 0),
+    attention = _Count(
+        matrices=(qkv + hidden) * hidden,
+        split=(qkv if has_qkv_bias(model) else 0) + relative,
+        whole=norms + head_norms + (hidden if model.use_bias_in_attn_linear else 0),
     )
+    if not mixture:
+        return attention + _mlp(model)
+    router = _Count(whole=model.moe_num_experts * hidden)
+    return attention + router + _mlp(model) * (model.moe_num_experts if experts is None else experts)
+
+
+def _mlp(model: ModelConfig) -> _Count:
+    """Of one MLP, or one expert."""
+    hidden, width = model.hidden_size, ffn_width(model)
+    inner = 2 * width if is_gated(model) else width
+    bias = model.use_bias_in_mlp
+    return _Count(matrices=(inner + width) * hidden, split=inner if bias else 0, whole=hidden if bias else 0)
 
 
 def _norm(model: ModelConfig, size: int) -> int:
@@ -79,11 +115,14 @@ def _positions(model: ModelConfig) -> int:
 def flops_per_token(model: ModelConfig, vocab_size: int) -> float:
     """Floating-point operations of a training step for one token: forward and backward.
 
-    6 for each parameter that multiplies, the output layer's among them, and the attention over the tokens that are seen: half of
+    6 for each parameter that multiplies, the output layer's and those of a token's experts among them, and the attention over the tokens that are seen: half of
     the sequence on average where it is global, at most the window where it has one.
     """
     length = model.seq_length or model.max_position_embeddings
-    multiplied = model.num_layers * _block(model).matrices + padded_vocab_size(model, vocab_size) * model.hidden_size
+    multiplied = padded_vocab_size(model, vocab_size) * model.hidden_size
+    for mixture in mixture_layers(model):
+        multiplied += _block(model, mixture, experts=model.moe_top_k).matrices
+        multiplied += model.moe_num_experts * model.hidden_size if mixture else 0  # the router
     seen = sum(mean_visible_tokens(length, window) for window in attention_windows(model))
     return 6.0 * multiplied + 12.0 * model.hidden_size * seen
 
@@ -99,11 +138,18 @@ def blocks_of_stage(layers: int, stages: int, stage: int) -> int:
     return layers // stages + (1 if stage < layers % stages else 0)
 
 
+def layers_of_stage(model: ModelConfig, stages: int, stage: int) -> list[bool]:
+    """Whether the MLP of each layer of a pipeline stage is a mixture of experts."""
+    first = sum(blocks_of_stage(model.num_layers, stages, before) for before in range(stage))
+    return mixture_layers(model)[first : first + blocks_of_stage(model.num_layers, stages, stage)]
+
+
 def stage_parameters(config: Config, vocab_size: int, stage: int) -> int:
     """Parameters that one process of a stage holds, before ZeRO divides them."""
     model, tensor, stages = config.model, config.parallel.tensor_size, config.parallel.pipe_size
-    block = _block(model)
-    count = blocks_of_stage(model.num_layers, stages, stage) * ((block.matrices + block.split) // tensor + block.whole)
+    layers = layers_of_stage(model, stages, stage)
+    count = sum(_block(model, mixture, experts=0).on_one_of(tensor) for mixture in layers)
+    count += stage_experts(config, stage)
     table = padded_vocab_size(model, vocab_size) * model.hidden_size // tensor
     first, last = stage == 0, stage == stages - 1
     if first:
@@ -111,3 +157,10 @@ def stage_parameters(config: Config, vocab_size: int, stage: int) -> int:
     if last:
         count += _norm(model, model.hidden_size) + (table if model.no_weight_tying or not first else 0)
     return count
+
+
+def stage_experts(config: Config, stage: int) -> int:
+    """Those of them in experts, which expert parallelism has divided."""
+    model, parallel = config.model, config.parallel
+    mixtures = sum(layers_of_stage(model, parallel.pipe_size, stage))
+    return mixtures * (model.moe_num_experts // parallel.expert_size) * _mlp(model).on_one_of(parallel.tensor_size)

@@ -11,7 +11,14 @@ from dataclasses import asdict, dataclass
 
 from neox.config.gpus import Gpu
 from neox.config.sections import Config
-from neox.config.sizes import blocks_of_stage, flops_per_token, padded_vocab_size, stage_parameters
+from neox.config.sizes import (
+    blocks_of_stage,
+    flops_per_token,
+    layers_of_stage,
+    padded_vocab_size,
+    stage_experts,
+    stage_parameters,
+)
 
 EFFICIENCY = 0.45  # of the peak, in matrix products
 GPUS_PER_NODE = 8
@@ -49,6 +56,7 @@ class StepTime:
     products: float  # of the fullest stage, forward and backward
     recomputation: float
     tensor_parallel: float
+    expert_parallel: float  # tokens sent to their experts and back
     pipeline: float  # sends between stages, and the bubble
     data_parallel: float
     optimizer: float
@@ -85,21 +93,31 @@ def _stage_time(config: Config, vocab_size: int, cluster: Cluster, stage: int) -
     # each block sums hidden states over the group twice forward and twice backward, and twice more where it is recomputed
     hidden = width * tokens * model.hidden_size
     sums = blocks * (6 if recomputes else 4)
+    # a mixture of experts sums its results for each expert of a token, and sends them there and back, forward and backward
+    mixtures = sum(layers_of_stage(model, stages, stage))
+    routed = mixtures * (6 if recomputes else 4) * model.moe_top_k
+    sums += routed / 2 - mixtures * (3 if recomputes else 2)
+    together = tensor * parallel.expert_size
+    expert_parallel = routed * gather_bytes(hidden, parallel.expert_size) / cluster.bytes_per_second(together)
     tensor_parallel = sums * all_reduce_bytes(hidden, tensor) / cluster.bytes_per_second(tensor)
 
     # hidden states go on and their gradients come back; neighbours are on different machines where a stage fills one
     sends = (stage > 0) + (stage < stages - 1)
     between = sends * hidden / (1 if parallel.sequence_parallel else tensor)
     between /= cluster.bytes_per_second(parallel.world_size)
-    busy = products + recomputation + tensor_parallel + between
+    busy = products + recomputation + tensor_parallel + expert_parallel + between
     bubble = (stages - 1) * busy
 
     parameters = stage_parameters(config, vocab_size, stage)
-    data_parallel = _data_parallel_bytes(width * parameters, replicas, zero, micro_batches)
+    experts = stage_experts(config, stage)
+    data_parallel = _data_parallel_bytes(width * (parameters - experts), replicas, zero, micro_batches)
+    data_parallel += _data_parallel_bytes(width * experts, replicas // parallel.expert_size, zero, micro_batches)
     data_parallel /= cluster.bytes_per_second(tensor * replicas)
     if zero == 3:
         data_parallel = max(0.0, data_parallel - ZERO3_HIDDEN * micro_batches * (products + recomputation))
-    updated = parameters / (replicas if zero else 1)
+    updated = parameters
+    if zero:
+        updated = (parameters - experts) / replicas + experts * parallel.expert_size / replicas
     # reads and writes masters and two moments, reads the gradient, writes the weight
     update_bytes = updated * (6 * 4 + 4 + width)
     offload = config.optimization.zero_optimization.offload_optimizer
@@ -109,6 +127,7 @@ def _stage_time(config: Config, vocab_size: int, cluster: Cluster, stage: int) -
         products=micro_batches * products,
         recomputation=micro_batches * recomputation,
         tensor_parallel=micro_batches * tensor_parallel,
+        expert_parallel=micro_batches * expert_parallel,
         pipeline=micro_batches * between + bubble,
         data_parallel=data_parallel,
         optimizer=update_bytes / (1e9 * memory_gb_per_second),

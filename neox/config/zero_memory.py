@@ -5,7 +5,7 @@ from __future__ import annotations
 from neox.config.deepspeed import engine_zero_stage
 from neox.config.sections import Config, Offload
 from neox.config.shapes import ffn_width, is_gated
-from neox.config.sizes import padded_vocab_size, stage_parameters
+from neox.config.sizes import padded_vocab_size, stage_experts, stage_parameters
 
 FP32, FP64 = 4, 8
 ENGINE_BUCKET = 500_000_000  # elements that DeepSpeed's engine reduces at a time, at stage 0
@@ -29,7 +29,9 @@ class ZeroMemory:
         self._accumulates = config.batch.gradient_accumulation_steps > self._stages - stage
         self.parameters = stage_parameters(config, vocab_size, stage)
         self._replicas = replicas
-        self._shard = -(-self.parameters // replicas)
+        experts = stage_experts(config, stage)
+        self._shard = -(-(self.parameters - experts) // replicas)
+        self._shard += -(-experts * config.parallel.expert_size // replicas)
         rows = max(padded_vocab_size(model, vocab_size), ffn_width(model) * (2 if is_gated(model) else 1))
         self._largest = rows * model.hidden_size // config.parallel.tensor_size  # elements of one weight
         # at stages 1 and 2 a process reduces all of each weight of which it updates a part

@@ -59,6 +59,8 @@ def import_gptneox(checkpoint: Path, configs: Sequence[Path], output: Path) -> R
     resolved = read_config(given, overrides=ONE_PROCESS, script="import", dry_run=True)
     config: Config = resolved.config
     model = config.model.model_copy(update={"seq_length": None})
+    if model.moe_num_experts > 1:
+        raise ConfigError("moe_num_experts: gpt-neox's mixtures of experts cannot be imported")
     weights = RankWeights(checkpoint, model)
     # gpt-neox pads by its tensor-parallel size, and its loss counts the padding: every row is kept
     rows = len(weights.whole("layers.0.word_embeddings.weight"))

@@ -36,6 +36,9 @@ ASIDE = {
     "init_method_std",
     "attention_dropout",
     "hidden_dropout",
+    "moe_train_capacity_factor",
+    "moe_jitter_eps",
+    "moe_loss_coeff",
 }
 # keys that one of the facts below says
 SAID_BY_FACTS = {"intermediate_size", "mlp_multiple_of", "attention_config", "window_size", "sliding_window_width"}
@@ -155,6 +158,7 @@ def facts(model: ModelConfig) -> Values:
         "use_bias_in_qkv": has_qkv_bias(model),
         "attention_config": attention_windows(model),
         "rope_scaling": _rope_facts(model),
+        "moe_expert_interval": model.moe_expert_interval if model.moe_num_experts > 1 else 1,
     }
     return {
         key: value

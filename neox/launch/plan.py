@@ -151,6 +151,7 @@ class Plan:
                 "tensor": parallel.tensor_size,
                 "pipeline": parallel.pipe_size,
                 "data": parallel.data_size,
+                "expert": parallel.expert_size,
                 "zero_stage": config.optimization.zero_stage,
             },
             "layout": [
@@ -218,11 +219,17 @@ def _advice(plan: Plan) -> str:
     return f"{'; or '.join(mended) or 'no single change suffices'}; other layouts: {search}"
 
 
+def _highest_stage(config: Config) -> int:
+    if config.parallel.pipe_size > 1:
+        return 1
+    return 2 if config.model.moe_num_experts > 1 else 3
+
+
 def _changes(config: Config) -> Iterator[tuple[str, Config]]:
     batch, zero = config.batch, config.optimization.zero_optimization
     if not config.recompute.checkpoint_activations:
         yield "checkpoint_activations: true", updated(config, {"checkpoint_activations": True})
-    if config.parallel.data_size > 1 and zero.stage < (1 if config.parallel.pipe_size > 1 else 3):
+    if config.parallel.data_size > 1 and zero.stage < _highest_stage(config):
         further = zero.model_copy(update={"stage": zero.stage + 1})
         yield f"zero_optimization.stage: {zero.stage + 1}", updated(config, {"zero_optimization": further})
     micro, steps = batch.train_micro_batch_size_per_gpu, batch.gradient_accumulation_steps

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.text import Text
 
 from neox.config.gpus import GPUS
+from neox.config.sections import ModelConfig
+from neox.config.shapes import mixture_layers
 from neox.config.sizes import padded_vocab_size
 from neox.launch.plan import Plan, Stage
 
@@ -35,12 +37,14 @@ def _lines(plan: Plan, trains: bool) -> Iterator[tuple[str, str]]:
     yield (
         "model",
         f"{model.num_layers} layers, {model.hidden_size} wide, {model.num_attention_heads} heads, "
-        f"sequence {model.seq_length}, vocabulary {plan.vocab_size:,} (padded to {padded:,})",
+        f"{_experts(model)}sequence {model.seq_length}, vocabulary {plan.vocab_size:,} (padded to {padded:,})",
     )
     words = (
         f"{plan.parameters.total:,} in all ({_short(plan.parameters.total)}), "
         f"{plan.parameters.non_embedding:,} without embeddings"
     )
+    if plan.parameters.active < plan.parameters.total:
+        words += f"; a token passes through {plan.parameters.active:,} ({_short(plan.parameters.active)})"
     if config.parallel.world_size > 1:
         words += f"; {_short(plan.parameters_per_gpu)} on each process"
     yield "parameters", words
@@ -85,11 +89,20 @@ def _training(plan: Plan) -> Iterator[tuple[str, str]]:
         )
 
 
+def _experts(model: ModelConfig) -> str:
+    """The mixtures of experts, in words."""
+    if model.moe_num_experts == 1:
+        return ""
+    return f"{model.moe_num_experts} experts in {sum(mixture_layers(model))} layers (top {model.moe_top_k}), "
+
+
 def _layout(plan: Plan) -> str:
     parallel = plan.config.parallel
     words = f"{parallel.world_size} process" + ("es" if parallel.world_size > 1 else "")
     if parallel.world_size > 1:
         words += f" = {parallel.tensor_size} tensor x {parallel.pipe_size} pipeline x {parallel.data_size} data"
+    if parallel.expert_size > 1:
+        words += f"; {parallel.expert_size} replicas share the experts"
     return words + ("; sequence parallel" if parallel.sequence_parallel else "")
 
 

@@ -10,7 +10,6 @@ from neox.model.attention import Attention
 from neox.model.cache import KeyValueCache
 from neox.model.documents import Documents
 from neox.model.linear import Sharding
-from neox.model.mlp import MLP
 from neox.model.norms import norm
 from neox.parallel.seeding import tensor_parallel_rng
 
@@ -29,10 +28,11 @@ class Block(nn.Module):
     """Pre-norm block: (seq, batch, hidden) -> (seq, batch, hidden).
 
     Sequential: attention first, then the MLP on its result. Parallel (`gpt_j_residual`): both read the block's input,
-    each through its own norm, or through one (`gpt_j_tied`), and are added together. window: see Attention.
+    each through its own norm, or through one (`gpt_j_tied`), and are added together. window: see Attention. mlp: MLP or
+    MixtureOfExperts.
     """
 
-    def __init__(self, model: ModelConfig, *, layer: int, window: int | None, sharding: Sharding):
+    def __init__(self, model: ModelConfig, *, layer: int, window: int | None, mlp: type[nn.Module], sharding: Sharding):
         super().__init__()
         self.parallel = model.gpt_j_residual
         self.dropout = model.hidden_dropout
@@ -40,17 +40,24 @@ class Block(nn.Module):
         self.input_layernorm = norm(model, model.hidden_size, sharding.copied)
         self.attention = Attention(model, layer=layer, window=window, sharding=sharding)
         self.post_attention_layernorm = None if model.gpt_j_tied else norm(model, model.hidden_size, sharding.copied)
-        self.mlp = MLP(model, sharding=sharding)
+        self.mlp = mlp(model, sharding=sharding)
 
-    def forward(self, hidden: Tensor, cache: KeyValueCache | None = None, documents: Documents | None = None) -> Tensor:
+    def forward(
+        self,
+        hidden: Tensor,
+        cache: KeyValueCache | None = None,
+        documents: Documents | None = None,
+        losses: list[Tensor] | None = None,
+    ) -> Tensor:
+        """losses: receives the auxiliary loss of a mixture of experts."""
         normed = self.input_layernorm(hidden)
         attended = self._dropout(self.attention(normed, cache, documents))
         if self.parallel:
             if self.post_attention_layernorm is not None:
                 normed = self.post_attention_layernorm(hidden)
-            return hidden + attended + self._dropout(self.mlp(normed))
+            return hidden + attended + self._dropout(self.mlp(normed, losses))
         hidden = hidden + attended
-        return hidden + self._dropout(self.mlp(self.post_attention_layernorm(hidden)))
+        return hidden + self._dropout(self.mlp(self.post_attention_layernorm(hidden), losses))
 
     def _dropout(self, hidden: Tensor) -> Tensor:
         return hidden_dropout(hidden, self.dropout, self.training, self.sharding)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from neox.config.sections import ModelConfig, RecomputeConfig
-from neox.config.shapes import attention_windows, head_width, kv_heads
+from neox.config.shapes import attention_windows, head_width, kv_heads, mixture_layers
 from neox.config.sizes import padded_vocab_size
 from neox.model.block import Block
 from neox.model.cache import KeyValueCache
@@ -23,6 +23,8 @@ from neox.model.documents import Documents
 from neox.model.embedding import Embedding, FinalNorm, Head, tied_head
 from neox.model.initializers import initialize_weights
 from neox.model.linear import Sharding
+from neox.model.mlp import MLP
+from neox.model.moe import MixtureOfExperts
 from neox.parallel.topology import Topology
 
 
@@ -47,9 +49,10 @@ def layer_specs(model: ModelConfig, *, vocab_size: int, topology: Topology, sequ
     """The layers in order; the position in the list is the global index. vocab_size is without padding."""
     sharding = Sharding(topology, sequence=sequence_parallel and topology.tensor_size > 1)
     ends = {"model": model, "vocab_size": padded_vocab_size(model, vocab_size), "sharding": sharding}
+    mlps = [MixtureOfExperts if mixture else MLP for mixture in mixture_layers(model)]
     blocks = [
-        LayerSpec(Block, {"model": model, "layer": layer, "window": window, "sharding": sharding})
-        for layer, window in enumerate(attention_windows(model))
+        LayerSpec(Block, {"model": model, "layer": layer, "window": window, "mlp": mlp, "sharding": sharding})
+        for layer, (window, mlp) in enumerate(zip(attention_windows(model), mlps))
     ]
     tied = not model.no_weight_tying
     if tied:
@@ -66,7 +69,7 @@ def layer_specs(model: ModelConfig, *, vocab_size: int, topology: Topology, sequ
 
 def has_dropout(model: ModelConfig) -> bool:
     """Whether a forward pass in training draws random numbers."""
-    return model.attention_dropout > 0 or model.hidden_dropout > 0
+    return model.attention_dropout > 0 or model.hidden_dropout > 0 or model.moe_jitter_eps is not None
 
 
 class GPT(nn.Module):
@@ -110,17 +113,20 @@ class GPT(nn.Module):
         cache: KeyValueCache | None = None,
         last_only: bool = False,
         documents: Documents | None = None,
+        losses: list[Tensor] | None = None,
     ) -> Tensor:
         """Logits of every position, or of the last one alone (seq is 1 then), which is all that sampling needs.
 
         With a cache the tokens follow those it holds, and are added to it. Without `documents` a row is one document.
+        losses: a list that receives the auxiliary loss of each mixture of experts.
         """
         depth = self.config.num_layers
         hidden = self.layers[0](tokens, cache, documents=documents)
         if self.blocks_per_checkpoint and self.training and torch.is_grad_enabled():
+            auxiliary = []
             for first in range(0, depth, self.blocks_per_checkpoint):
                 last = min(first + self.blocks_per_checkpoint, depth)
-                hidden = checkpoint(
+                hidden, added = checkpoint(
                     self._blocks,
                     first,
                     last,
@@ -129,8 +135,11 @@ class GPT(nn.Module):
                     use_reentrant=False,
                     preserve_rng_state=has_dropout(self.config),
                 )
+                auxiliary += added
         else:
-            hidden = self._blocks(0, depth, hidden, cache, documents)
+            hidden, auxiliary = self._blocks(0, depth, hidden, cache, documents)
+        if losses is not None:
+            losses += auxiliary
         if cache is not None:
             cache.length += tokens.shape[1]
         hidden = self.layers[depth + 1](hidden[-1:] if last_only else hidden)
@@ -143,11 +152,13 @@ class GPT(nn.Module):
         hidden: Tensor,
         cache: KeyValueCache | None = None,
         documents: Documents | None = None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Hidden states behind the blocks, and their auxiliary losses: in a list of this call, which may be a recomputation."""
+        losses: list[Tensor] = []
         for index in range(first, last):
             # by name: ZeRO 3 looks for tensors in what comes by place
-            hidden = self.layers[1 + index](hidden, cache, documents=documents)
-        return hidden
+            hidden = self.layers[1 + index](hidden, cache, documents=documents, losses=losses)
+        return hidden, losses
 
     def new_cache(self, batch_size: int, max_length: int, padding: Tensor | None = None) -> KeyValueCache:
         """An empty cache for generation, in the type and place of the weights; see KeyValueCache."""

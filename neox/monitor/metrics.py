@@ -25,11 +25,13 @@ def training_metrics(
     grad_norm: float | None,
     loss_scale: float | None,
     consumed_tokens: int,
+    moe_auxiliary_loss: float | None = None,
 ) -> dict[str, float]:
     """Metrics of one optimizer step.
 
     `lm_loss` is the mean over the tokens of the global batch, in nats; `grad_norm` the global norm before clipping, None
-    where it is not known; `loss_scale` is None except in fp16.
+    where it is not known; `loss_scale` is None except in fp16. `moe_auxiliary_loss` is the balancing loss of the mixtures of
+    experts, one for each such layer where it is even, not weighted and not part of `lm_loss`; None where there are none.
     """
     metrics: dict[str, float] = {
         "train/lm_loss": lm_loss,
@@ -38,6 +40,8 @@ def training_metrics(
     }
     if grad_norm is not None:
         metrics["train/grad_norm"] = grad_norm
+    if moe_auxiliary_loss is not None:
+        metrics["train/moe_auxiliary_loss"] = moe_auxiliary_loss
     if loss_scale is not None:
         metrics["train/loss_scale"] = loss_scale
     return metrics

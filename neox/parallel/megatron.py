@@ -55,6 +55,7 @@ with warnings.catch_warnings(), _absent("torch.distributed._tensor"):
     warnings.simplefilter("ignore")
     from megatron.core import parallel_state
     from megatron.core.tensor_parallel.mappings import (
+        all_to_all,
         copy_to_tensor_model_parallel_region,
         gather_from_tensor_model_parallel_region,
         reduce_from_tensor_model_parallel_region,
@@ -62,6 +63,7 @@ with warnings.catch_warnings(), _absent("torch.distributed._tensor"):
     )
 
 __all__ = [
+    "all_to_all",
     "copy_to_tensor_model_parallel_region",
     "gather_from_tensor_model_parallel_region",
     "parallel_state",

@@ -38,6 +38,7 @@ class Topology:
     data_size: int
     device: torch.device
     backend: str
+    expert_size: int = 1  # consecutive replicas that share the experts of each layer
 
     def __str__(self) -> str:
         return f"TP({self.tensor_size})-PP({self.pipe_size})-DP({self.data_size})-Rank({self.rank})"
@@ -58,6 +59,11 @@ class Topology:
         return self.pipe_rank == self.pipe_size - 1
 
     @property
+    def expert_rank(self) -> int:
+        """Place of this replica among those that share the experts."""
+        return self.data_rank % self.expert_size
+
+    @property
     def tensor_group(self) -> dist.ProcessGroup:
         """Processes that share each layer with this one."""
         return parallel_state.get_tensor_model_parallel_group()
@@ -66,6 +72,16 @@ class Topology:
     def data_group(self) -> dist.ProcessGroup:
         """Processes that hold the same weights and see other samples."""
         return parallel_state.get_data_parallel_group()
+
+    @property
+    def expert_group(self) -> dist.ProcessGroup:
+        """Processes that share the experts of each layer, and send each other tokens."""
+        return parallel_state.get_expert_model_parallel_group()
+
+    @property
+    def expert_data_group(self) -> dist.ProcessGroup:
+        """Processes that hold the same experts."""
+        return parallel_state.get_expert_data_parallel_group()
 
     @property
     def pipe_group(self) -> dist.ProcessGroup:
@@ -117,6 +133,7 @@ def initialize(parallel: ParallelConfig, backend: str | None = None) -> Topology
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=parallel.tensor_size,
         pipeline_model_parallel_size=parallel.pipe_size,
+        expert_model_parallel_size=parallel.expert_size,
         create_gloo_process_groups=False,
     )
     pipe_rank, data_rank, tensor_rank = coordinates(rank, parallel.tensor_size, parallel.data_size)
@@ -132,6 +149,7 @@ def initialize(parallel: ParallelConfig, backend: str | None = None) -> Topology
         data_size=parallel.data_size,
         device=device,
         backend=backend,
+        expert_size=parallel.expert_size,
     )
 
 

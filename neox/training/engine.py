@@ -18,6 +18,7 @@ from torch import distributed
 from neox.checkpoint.state import TrainingState
 from neox.config.deepspeed import deepspeed_config
 from neox.config.sections import Config
+from neox.config.shapes import mixture_layers
 from neox.data.batches import Batch
 from neox.model import pipeline
 from neox.model.documents import Documents
@@ -25,6 +26,7 @@ from neox.model.gpt import GPT
 from neox.model.loss import cross_entropy
 from neox.parallel.mpu import MpuAdapter
 from neox.parallel.topology import Topology
+from neox.training.experts import announce_experts
 from neox.training.gradients import divisor, global_norm
 from neox.training.masters import MasterOptimizer
 from neox.training.optimizer import build_optimizer
@@ -37,6 +39,7 @@ class StepResult:
     """What one optimizer step measured; the tensors stay on the device until somebody asks for a number."""
 
     loss: torch.Tensor  # mean over the tokens of the global batch, before the update
+    auxiliary_loss: torch.Tensor | None  # sum over the mixtures of experts; None where the model has none
     grad_norm: float | torch.Tensor  # global norm before clipping
     skipped: bool  # an fp16 overflow: no update was made
     loss_scale: float | None  # of fp16
@@ -63,6 +66,8 @@ class Engine:
         self._masked = config.data.masks_loss
         self._scaled = config.precision.precision == "fp16"
         self._clip = config.optimization.gradient_clipping
+        self._balances = any(mixture_layers(config.model))
+        self._balancing = config.model.moe_loss_coeff
         settings = deepspeed_config(config)
         self._pipelined = topology.pipe_size > 1
         plain = settings["zero_optimization"]["stage"] == 0 and not self._pipelined
@@ -80,6 +85,8 @@ class Engine:
         build = pipeline.pipeline_module if self._pipelined else GPT
         module = build(config.model, **model_arguments)
         self._vocab_size = vocab_size
+        if topology.expert_size > 1:
+            announce_experts(module, topology)
         self._engine, *_ = deepspeed.initialize(
             model=module,
             optimizer=build_optimizer(config.optimization, module),
@@ -107,13 +114,21 @@ class Engine:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
         micro_batches = self._weighted(batches)
+        auxiliary_loss = None
         if self._pipelined:
             loss = self._engine.train_batch(self._piped(micro_batches)).detach()
         else:
             loss = torch.zeros((), device=self._topology.device)
+            if self._balances:
+                auxiliary_loss = torch.zeros_like(loss)
             for micro_batch in micro_batches:
-                micro_loss = self._loss(micro_batch)
+                auxiliary: list[torch.Tensor] = []
+                micro_loss = self._loss(micro_batch, auxiliary)
                 loss += micro_loss.detach() / self._accumulation
+                if self._balances:
+                    imbalance = torch.stack(auxiliary).sum()
+                    auxiliary_loss += imbalance.detach() / self._accumulation
+                    micro_loss = micro_loss + self._balancing * imbalance
                 scale = self._engine.optimizer.loss_scale if self._owns_scale else 1
                 self._engine.backward(micro_loss * scale)
                 if self._owns_norm and self._engine.is_gradient_accumulation_boundary():
@@ -122,10 +137,13 @@ class Engine:
                     self._engine.optimizer.grad_scale = divisor(grad_norm, self._clip)
                 self._engine.step()
             loss = self._mean_over_replicas(loss)
+            if self._balances:
+                auxiliary_loss = self._mean_over_replicas(auxiliary_loss)
         if not self._owns_norm:
             grad_norm = self._engine.get_global_grad_norm()
         return StepResult(
             loss=loss,
+            auxiliary_loss=auxiliary_loss,
             grad_norm=grad_norm,
             skipped=not self._engine.was_step_applied(),
             loss_scale=float(self._engine.optimizer.loss_scale) if self._scaled else None,
@@ -141,8 +159,9 @@ class Engine:
         losses = [self._loss(micro_batch) for micro_batch in micro_batches]
         return self._mean_over_replicas(torch.stack(losses).mean())
 
-    def _loss(self, batch: _Weighted) -> torch.Tensor:
-        logits = self._engine(batch.tokens, documents=batch.documents)
+    def _loss(self, batch: _Weighted, auxiliary: list[torch.Tensor] | None = None) -> torch.Tensor:
+        """Loss of a micro-batch; `auxiliary` receives those of its mixtures of experts."""
+        logits = self._engine(batch.tokens, documents=batch.documents, losses=auxiliary)
         return cross_entropy(logits, batch.labels, batch.weights, vocab_size=self._vocab_size, topology=self._topology)
 
     def _piped(self, batches: list[_Weighted]) -> Iterator[tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, distributed, nn
 
+from neox.model.moe import is_shared_out
 from neox.parallel.topology import Topology
 
 
@@ -15,14 +16,27 @@ def global_norm(gradients: Iterable[tuple[nn.Parameter, Tensor]], topology: Topo
 
     gradients: this rank's parameters with their fp32 gradients, averaged over the replicas. Every rank calls this.
     """
+    everywhere, experts = [], []
+    for parameter, gradient in gradients:
+        (experts if is_shared_out(parameter) else everywhere).append((parameter, gradient))
+    squares = _squares(everywhere, topology)
+    if topology.expert_size > 1:
+        # each expert is held by one rank of the expert-parallel group
+        of_experts = _squares(experts, topology)
+        distributed.all_reduce(of_experts, group=topology.expert_group)
+        squares += of_experts
+    return squares.sqrt()
+
+
+def _squares(gradients: list[tuple[nn.Parameter, Tensor]], topology: Topology) -> Tensor:
+    """Sum of the squares of gradients over the tensor group: shards add up; what every rank of it holds counts once."""
     split, whole = [], []
     for parameter, gradient in gradients:
         (split if getattr(parameter, "tensor_model_parallel", False) else whole).append(gradient)
-    # shards add up over the tensor group; what every rank of it holds counts once
     squares = torch.nn.utils.get_total_norm(split).square().to(topology.device)
     if topology.tensor_size > 1:
         distributed.all_reduce(squares, group=topology.tensor_group)
-    return (squares + torch.nn.utils.get_total_norm(whole).square().to(topology.device)).sqrt()
+    return squares + torch.nn.utils.get_total_norm(whole).square().to(topology.device)
 
 
 def divisor(norm: Tensor, clip: float) -> Tensor:

@@ -116,6 +116,7 @@ def step_metrics(result: StepResult, rate: float, progress: Progress) -> dict[st
     """The `train/*` metrics of a step; reading its loss waits for the device."""
     return training_metrics(
         lm_loss=float(result.loss),
+        moe_auxiliary_loss=None if result.auxiliary_loss is None else float(result.auxiliary_loss),
         learning_rate=rate,
         grad_norm=None if result.skipped else float(result.grad_norm),
         loss_scale=result.loss_scale,

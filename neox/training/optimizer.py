@@ -9,16 +9,25 @@ import torch
 from torch import nn, optim
 
 from neox.config.sections import OptimizerConfig
+from neox.model.moe import is_shared_out
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
-    """Matrices decay; norms and biases do not. A gated MLP's bias has two dimensions, so names decide too."""
-    decayed, spared = [], []
+    """Matrices decay; norms and biases do not. A gated MLP's bias has two dimensions, so names decide too.
+
+    Experts that not every replica holds have groups of their own, which DeepSpeed finds by `moe` and the name.
+    """
+    groups: dict[tuple[bool, str | None], list[nn.Parameter]] = {(True, None): [], (False, None): []}
     for name, parameter in module.named_parameters():
         is_matrix = parameter.dim() >= 2 and not name.endswith("bias")
-        (decayed if is_matrix else spared).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+        holders = parameter.group_name if is_shared_out(parameter) else None
+        groups.setdefault((is_matrix, holders), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": weight_decay if is_matrix else 0.0}
+        | ({"moe": True, "name": holders} if holders else {})
+        for (is_matrix, holders), parameters in groups.items()
+        if parameters
+    ]
 
 
 def build_optimizer(config: OptimizerConfig, module: nn.Module) -> optim.Optimizer:

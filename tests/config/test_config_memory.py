@@ -7,7 +7,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from neox.config.memory import memory, stage_memory
 from neox.config.read import config_from_values
-from neox.config.sizes import parameter_counts, stage_parameters
+from neox.config.sizes import parameter_counts, stage_experts, stage_parameters
 from neox.model.gpt import GPT
 from neox.model.loss import cross_entropy
 
@@ -60,6 +60,19 @@ def test_the_state_follows_zero_and_precision():
     assert memory_of(num_gpus=4, zero_optimization=zero(1)).optimizer == 12 * shard
     assert memory_of(optimizer={"type": "SGD"}).optimizer == 0
     assert memory_of(optimizer={"type": "SGD", "params": {"momentum": 0.9}}).optimizer == 4 * parameters
+
+
+def test_experts_are_shared_before_zero_divides_the_rest():
+    mixture = {"num_gpus": 4, "moe_num_experts": 8, "moe_top_k": 2}
+    whole, shared = (config_of(**mixture, moe_expert_parallel_size=size, zero_optimization=zero(1)) for size in (1, 2))
+    experts, parameters = stage_experts(whole, 0), stage_parameters(whole, VOCAB, 0)
+    assert memory(whole, VOCAB).weights - memory(shared, VOCAB).weights == 4 * experts / 2
+    # half the experts, of which two replicas each update a half: as much as a quarter of all of them
+    assert (
+        memory(whole, VOCAB).optimizer == memory(shared, VOCAB).optimizer == pytest.approx(12 * parameters / 4, abs=12)
+    )
+    # a token is kept for each of its experts
+    assert memory_of(**mixture).activations > memory_of(num_gpus=4).activations
 
 
 def test_what_is_offloaded_is_not_on_the_gpu():

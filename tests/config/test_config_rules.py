@@ -59,6 +59,27 @@ CASES = {
         "sequence_parallel",
         "give model_parallel_size > 1, or false",
     ),
+    "tokens_have_enough_experts": (
+        {"moe_num_experts": 4, "moe_top_k": 5},
+        "moe_top_k",
+        "5 experts for each token are more than moe_num_experts 4",
+    ),
+    "experts_are_shared_evenly": (
+        {"moe_num_experts": 6, "moe_expert_parallel_size": 4, "num_gpus": 4},
+        "moe_expert_parallel_size",
+        "4 replicas cannot share the experts of moe_num_experts 6 evenly",
+    ),
+    "mixtures_need_whole_sequences_and_weights": (
+        {"moe_num_experts": 4, "zero_optimization": {"stage": 3}},
+        "zero_optimization.stage",
+        "stage 3 does not work with a mixture of experts",
+    ),
+    "expert_parallel_needs_scattered_gradients": (
+        {"moe_num_experts": 4, "moe_expert_parallel_size": 2, "num_gpus": 2}
+        | {"zero_optimization": {"stage": 1, "reduce_scatter": False}},
+        "zero_optimization.reduce_scatter",
+        "DeepSpeed reduces the gradients of experts only where this is true",
+    ),
     "attention_pattern_fits": (
         {"attention_config": [[["global", "local"], 3]]},
         "attention_config",
@@ -171,6 +192,16 @@ CASES = {
 }
 FURTHER_CASES = [
     ({"model_parallel_size": 2, "num_gpus": 2, "sequence_parallel": True, "seq_length": 31}, "multiple of model_para"),
+    (
+        {"moe_num_experts": 4, "moe_expert_parallel_size": 4, "num_gpus": 2},
+        "groups of 4 replicas, which 2 replicas do not make evenly",
+    ),
+    ({"moe_expert_parallel_size": 2, "num_gpus": 2}, "cannot share the experts of moe_num_experts 1 evenly"),
+    ({"moe_num_experts": 4, "pipe_parallel_size": 2, "num_gpus": 2}, "does not work with pipeline stages"),
+    (
+        {"moe_num_experts": 4, "model_parallel_size": 2, "num_gpus": 2, "sequence_parallel": True},
+        "sequence_parallel: a mixture of experts routes whole sequences",
+    ),
     ({"attention_config": [[["global"], 5]]}, '5 is not a count between 1 and num_layers (4), nor "all"'),
     ({"attention_config": ["global", "locale", "global", "global"]}, "'locale' is no kind of attention here"),
     ({"attention_config": ["global", 3]}, "'global' is not a pair of words and a count"),

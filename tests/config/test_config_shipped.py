@@ -74,6 +74,7 @@ PUBLISHED = {
     "gpt3/6-7B": (6658.6e6, 6444.2e6),
     "gpt3/13B": (12.85e9, 12.59e9),
     "gpt3/175B": (174.6e9, 174.0e9),
+    "moe/125M-8e": (360.7e6, 283.4e6),  # 125M, and 7 further MLPs of 4.7M parameters in every other layer
     "shakespeare": (0.924e6, 0.793e6),
     "shakespeare_student": (0.319e6, 0.250e6),
 }

@@ -11,6 +11,7 @@ from neox.config.sizes import (
     mean_visible_tokens,
     padded_vocab_size,
     parameter_counts,
+    stage_experts,
     stage_parameters,
 )
 
@@ -61,6 +62,26 @@ def test_exact_counts():
     # GPT-2 small: tied, learned positions, biases everywhere
     gpt2 = shape(12, 768, 12, pos_emb="learned", no_weight_tying=False, max_position_embeddings=1024)
     assert parameter_counts(gpt2, GPT2).total_unpadded == 124_439_808
+
+
+MIXTRAL = {
+    **LLAMA,
+    "num_kv_heads": 8,
+    "intermediate_size": None,
+    "mlp_multiple_of": 1,
+    "ffn_hidden_size": 14_336,
+    "moe_num_experts": 8,
+    "moe_top_k": 2,
+}
+
+
+def test_a_token_passes_through_a_part_of_the_experts():
+    """Mixtral 8x7B: 46.7 billion parameters, of which a token uses 12.9 (Jiang et al., 2024)."""
+    counts = parameter_counts(shape(32, 4096, 32, **MIXTRAL), 32_000)
+    assert counts.total == 46_702_792_704
+    assert counts.active == counts.total - 32 * 6 * 3 * 14_336 * 4096 == pytest.approx(12.9e9, rel=2e-3)
+    dense = parameter_counts(shape(32, 4096, 32, **LLAMA), 32_000)
+    assert dense.active == dense.total
 
 
 def test_20b_at_this_vocabulary():
@@ -117,6 +138,13 @@ def test_flops():
     assert flops_per_token(windowed, 100) == 6 * matrices + 12 * 64 * 2
 
 
+def test_flops_are_those_of_the_experts_that_work():
+    dense = flops_per_token(shape(4, 64, 4, seq_length=32), 100)
+    mixture = {"moe_num_experts": 8, "moe_top_k": 2, "moe_expert_interval": 2}
+    second_experts, routers = 2 * 8 * 64 * 64, 2 * 8 * 64
+    assert flops_per_token(shape(4, 64, 4, seq_length=32, **mixture), 100) == dense + 6 * (second_experts + routers)
+
+
 def plan(**keys):
     base = {
         "num_layers": 4,
@@ -146,6 +174,21 @@ def test_the_shards_of_all_processes_hold_the_model():
             if not config.model.no_weight_tying and pipe > 1:
                 total += padded_vocab_size(config.model, GPT2) * 64  # the tied table is on two stages
             assert total <= tensor * sum(stages) <= total * (1 + 0.002 * (tensor - 1))  # norms are on every process
+
+
+def test_replicas_share_the_experts():
+    mixture = {"moe_num_experts": 8, "moe_expert_interval": 2, "num_gpus": 4}
+    alone, shared, split = (
+        plan(**mixture, **keys)
+        for keys in ({}, {"moe_expert_parallel_size": 4}, {"moe_expert_parallel_size": 2, "model_parallel_size": 2})
+    )
+    expert = 2 * 4 * 64 * 64 + 5 * 64
+    assert stage_parameters(alone, GPT2, 0) == parameter_counts(alone.model, GPT2).total
+    assert stage_experts(alone, 0) == 2 * 8 * expert
+    assert stage_experts(shared, 0) == 2 * 2 * expert
+    assert stage_parameters(alone, GPT2, 0) - stage_parameters(shared, GPT2, 0) == 2 * 6 * expert
+    # every process of a tensor-parallel group holds the second bias
+    assert stage_experts(split, 0) == 2 * 4 * (expert + 64) / 2
 
 
 def test_blocks_of_stages():

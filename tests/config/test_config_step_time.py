@@ -68,6 +68,18 @@ def test_tensor_parallel_sums_go_through_the_fast_links():
     )
 
 
+def test_experts_get_their_tokens_and_back():
+    keys = {"num_gpus": 8, "moe_num_experts": 8, "moe_expert_interval": 2}
+    assert time_of(**keys).expert_parallel == 0
+    sent = 8 * 12 * 4 * (7 / 8) * (2 * 2 * 2048 * 4096) / 300e9
+    assert time_of(**keys, moe_expert_parallel_size=8).expert_parallel == pytest.approx(sent)
+    assert time_of(**keys, moe_expert_parallel_size=8, moe_top_k=2).expert_parallel == pytest.approx(2 * sent)
+    # each expert is on one process, so that its gradients are there
+    alone, shared = (time_of(**keys, moe_expert_parallel_size=size).data_parallel for size in (1, 8))
+    expert_bytes = 2 * 12 * 8 * (8 * 4096**2 + 5 * 4096)
+    assert alone - shared == pytest.approx(2 * 7 / 8 * expert_bytes / 300e9)
+
+
 def test_replicas_reduce_and_gather_as_their_zero_stage_says():
     weights = 2 * parameter_counts(config_from_values(BASE).model, VOCAB).total
     once = 15 / 16 * weights / 25e9

@@ -14,6 +14,8 @@ SHAPES = {
     "rmsnorm, swiglu": {"pos_emb": "rotary", "norm": "rmsnorm", "activation": "swiglu", "ffn_hidden_size": 96},
     "local": {"pos_emb": "rotary", "attention_config": [[["local", "global"], 1]], "window_size": 5},
     "no positions": {"pos_emb": "none"},
+    # tokens that find an expert full in training find room here, whatever the batch
+    "experts": {"pos_emb": "rotary", "moe_num_experts": 4, "moe_top_k": 2, "moe_train_capacity_factor": 0.5},
 }
 PROMPTS = [[3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5], [7], [27, 18, 28], [14, 14, 14, 21]]
 SEEDS = [10, 11, 12, 13]

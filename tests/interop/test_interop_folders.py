@@ -241,6 +241,7 @@ def test_a_damaged_checkpoint_is_not_exported(theirs: Path) -> None:
         ({"num_kv_heads": 2}, "num_kv_heads: 2 cannot be said there, only 4"),
         ({"sliding_window_width": 3}, "attention_config: [4, 4] cannot be said there, only [None, None]"),
         ({"norm": "rmsnorm"}, "norm: rmsnorm cannot be said there, only layernorm"),
+        ({"moe_num_experts": 4}, "moe_num_experts: 4 cannot be said there, only 1"),
         ({"use_bias_in_mlp": False}, "use_bias_in_mlp: False cannot be said there, only True"),
     ],
 )

@@ -23,6 +23,7 @@ SHAPES = {
     "swiglu-with-biases": {"activation": "swiglu", "ffn_hidden_size": 40, "init_method": "xavier_uniform"},
     "grouped": {"num_kv_heads": 4, "num_attention_heads": 8, "use_qk_layernorm": True, "use_bias_in_qkv": False},
     "relative-scalenorm": {"pos_emb": "rpe", "norm": "scalenorm", "init_method": "orthogonal"},
+    "experts": {"moe_num_experts": 4, "moe_expert_interval": 2, "activation": "swiglu", "ffn_hidden_size": 40},
     "tied-norm": {"pos_emb": "alibi", "gpt_j_residual": True, "gpt_j_tied": True, "use_bias_in_attn_linear": False},
     "no-norm-weights": {"pos_emb": "sinusoidal", "norm": "non_parametric_layernorm", "use_qk_layernorm": True},
 }

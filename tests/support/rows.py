@@ -22,6 +22,8 @@ def forget_processes() -> None:
     """DeepSpeed keeps groups of the run before, which has left them."""
     deepspeed.comm.comm.cdb = None
     deepspeed.utils.groups._WORLD_GROUP = None
+    deepspeed.utils.groups._EXPERT_PARALLEL_GROUP.clear()
+    deepspeed.utils.groups._EXPERT_DATA_PARALLEL_GROUP.clear()
 
 
 def meet(path: Path) -> None:
