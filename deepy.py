@@ -198,7 +198,8 @@ def _start(script: Path, resolved: Resolved, notes: list[str], folder: Path, dry
     nothing will start."""
     config, launch = resolved.config, resolved.config.launch
     port = launch.master_port
-    free = port if dry_run and port else free_port(port)
+    # the machines of torchrun know each other by the same port, which only one of them listens on
+    free = port if port and (dry_run or launch.launcher == "torchrun") else free_port(port)
     if port not in (None, free):
         notes.append(f"master_port {port} is taken: the processes meet at {free}")
     argv = [str(script), "--config", argument(config, folder)]
@@ -209,6 +210,8 @@ def _start(script: Path, resolved: Resolved, notes: list[str], folder: Path, dry
         )
         if not dry_run:
             check_installed(command[0])
+        if launch.launcher == "torchrun":  # which counts the restarts itself
+            return Start([command] * launch.num_nodes, lambda: run_on_hosts(command, Orders(orders)))
         return Start([command], lambda: run_on_hosts(command, Orders(orders), launch.max_restarts))
     processes = config.parallel.world_size
     address = launch.master_addr or LOCAL_ADDRESS

@@ -430,8 +430,10 @@ class GenerationConfig(Section):
 class LaunchConfig(Section):
     """Where processes start."""
 
-    launcher: Literal["local", "pdsh", "openmpi", "slurm"] = Field(
-        "local", description="how processes are started: on this machine, or on many by ssh, MPI or Slurm"
+    launcher: Literal["local", "pdsh", "openmpi", "mpich", "slurm", "torchrun"] = Field(
+        "local",
+        description="how processes are started: on this machine, or on many by ssh, MPI or Slurm; for torchrun the same command is "
+        "started on each machine",
     )
     hostfile: str | None = Field(
         None, description="file of hosts, `NAME slots=NUMBER` a line; an absent one is a warning in a local launch"
@@ -446,7 +448,7 @@ class LaunchConfig(Section):
     network_interface: str | None = Field(
         None, description="network interface that the processes talk over, the same on every host, as in eth0"
     )
-    launcher_args: list[str] = Field([], description="further arguments of srun, mpirun or pdsh, one item each")
+    launcher_args: list[str] = Field([], description="further arguments of the launcher's own program, one item each")
     account: str | None = Field(None, description="account that Slurm charges")
     comment: str | None = Field(None, description="comment of the Slurm job step")
     gpu: GpuName | None = Field(

@@ -29,7 +29,7 @@ from neox.tokenizer.tokenizer import build_tokenizer
 from neox.training.engine import Engine
 from neox.training.evaluate import validation_loss
 from neox.training.loop import Outcome, train
-from neox.training.signals import StopRequest
+from neox.training.signals import Signals
 from neox.training.watchdog import Watchdog
 
 
@@ -39,7 +39,7 @@ def pretrain(config: Config) -> Outcome:
     Every rank calls this with the same config. Raises ConfigError, CheckpointError or NonFiniteLoss.
     """
     topology = parallel.initialize(config.parallel, config.run.distributed_backend)
-    stop = StopRequest(topology)
+    signals = Signals(topology)
     seed_everything(config.run.seed, topology)
     tokenizer = build_tokenizer(config.tokenizer)
     datasets = build_datasets(
@@ -89,7 +89,7 @@ def pretrain(config: Config) -> Outcome:
             progress=progress,
             reporters=reporters,
             throughput=throughput,
-            stop=stop,
+            signals=signals,
             watchdog=Watchdog(config.run.hang_timeout_seconds),
         )
     finally:

@@ -107,8 +107,26 @@ def test_openmpi():
     assert command(launcher="openmpi", launcher_args=["--tag"], master_addr="10.0.0.1") == expected
 
 
+def test_mpich():
+    words = ["mpiexec.hydra", "-hosts", "alpha,beta", "-ppn", "1", "-n", "2", "-verbose"]
+    expected = [*words, *AGENT, "--master-addr", "alpha", "--", *ARGV]
+    assert command(launcher="mpich", launcher_args=["-verbose"]) == expected
+
+
+def test_torchrun():
+    start = ["env", "PYTHONPATH=/home/me/my neox", "py", "-m", "torch.distributed.run"]
+    end = ["-m", "neox.launch.elastic", "--orders", "/run here/o", "--", *ARGV]
+    alone = ["--nnodes", "1", "--nproc-per-node", "2", "--standalone", "--max-restarts", "3", "--tee", "3"]
+    one = command(HOSTS[:1], launcher="torchrun", max_restarts=3, launcher_args=["--tee", "3"])
+    assert one == [*start, *alone, *end]
+    many = ["--nnodes", "2", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-id", "neox"]
+    many += ["--rdzv-endpoint", "node-0:29501", "--max-restarts", "0"]
+    assert command(launcher="torchrun", master_addr="node-0") == [*start, *many, *end]
+
+
 def test_slurm():
     words = ["srun", "--nodes", "2", "--ntasks", "2", "--ntasks-per-node", "1", "--kill-on-bad-exit=1"]
+    words.append("--cpu-bind=none")
     expected = [
         *words,
         "--account",

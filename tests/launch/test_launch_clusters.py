@@ -1,6 +1,8 @@
-"""Real Slurm, real ssh between two hosts, real MPI: a run trains there, stops when it is told to, and leaves nothing behind.
+"""Real Slurm, real ssh between two hosts, real MPI twice, real torchrun: a run trains there, saves and stops when it is told to, and
+leaves nothing behind.
 
-`pdsh`, `srun` and `mpirun` are the real programs; the hosts are two Slurm nodes, or two network namespaces, of this machine.
+`pdsh`, `srun`, `mpirun`, `mpiexec` and `torchrun` are the real programs; the hosts are two Slurm nodes, or two network namespaces,
+of this machine.
 """
 
 import json
@@ -14,6 +16,8 @@ from pathlib import Path
 import pytest
 from support.clusters import Hosts, hosts, slurm
 from support.runs import ROOT, curve, finish, write_config
+
+from neox.checkpoint.layout import steps
 
 SCRIPT = """\
 import json, os, signal, sys, time
@@ -29,11 +33,14 @@ if sys.argv[0] == "fail.py" and facts["RANK"] == "1":
     while not Path("facts.0").exists():
         time.sleep(0.05)
     sys.exit(3)
-if sys.argv[0] != "done.py":
+if sys.argv[0] in ("wait.py", "fail.py"):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
     while True:
         time.sleep(0.05)
 """
+
+
+HOSTILE = """it's $(touch canary) `touch canary`; "%n" \\ \n.py"""
 
 
 class Cluster:
@@ -60,9 +67,9 @@ class Cluster:
         )
 
 
-@pytest.fixture(scope="module", params=["slurm", "pdsh", "openmpi"])
+@pytest.fixture(scope="module", params=["slurm", "pdsh", "openmpi", "mpich", "torchrun"])
 def cluster(request, tmp_path_factory):
-    """Two hosts of one process each; for MPI one host of two."""
+    """Two hosts of one process each; for MPI and torchrun one host of two."""
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "slurm":
         with slurm(folder) as environ:
@@ -74,18 +81,20 @@ def cluster(request, tmp_path_factory):
             hostfile.write_text("".join(f"{address} slots=1\n" for address in Hosts.addresses))
             keys = {"launcher": "pdsh", "hostfile": str(hostfile), "network_interface": Hosts.interface}
             yield Cluster(keys, both.inside(0, []), both.environ)
+    elif request.param == "torchrun":
+        yield Cluster({"launcher": "torchrun", "num_gpus": 2}, [], {})
     else:
         hostfile = folder / "hostfile"
         hostfile.write_text("localhost slots=2\n")
-        keys = {"launcher": "openmpi", "hostfile": str(hostfile), "launcher_args": ["--allow-run-as-root"]}
-        yield Cluster(keys, [], {})
+        root = ["--allow-run-as-root"] if request.param == "openmpi" else []
+        yield Cluster({"launcher": request.param, "hostfile": str(hostfile), "launcher_args": root}, [], {})
 
 
 @pytest.fixture
 def started(cluster, tmp_path, char_data):
     """Start one of the small scripts and wait until both ranks are there."""
     config = write_config(tmp_path, char_data, **cluster.keys)
-    for name in ("wait.py", "done.py", "fail.py"):
+    for name in ("wait.py", "done.py", "fail.py", HOSTILE):
         (tmp_path / name).write_text(SCRIPT)
 
     def start(name: str) -> tuple[subprocess.Popen, list[dict]]:
@@ -111,11 +120,13 @@ def gone(facts: list[dict], seconds: float = 10) -> bool:
 
 
 def test_ranks_arguments_and_secrets(cluster, started, tmp_path):
-    process, facts = started("done.py")
+    """Fault 28: every argument arrives byte for byte, and no shell reads it."""
+    process, facts = started(HOSTILE)
     finish(process)
+    assert [fact["argv"][0] for fact in facts] == [HOSTILE, HOSTILE]
     assert [(fact["RANK"], fact["WORLD_SIZE"]) for fact in facts] == [("0", "2"), ("1", "2")]
     assert [fact["LOCAL_RANK"] for fact in facts] == (
-        ["0", "1"] if cluster.keys["launcher"] == "openmpi" else ["0", "0"]
+        ["0", "0"] if cluster.keys["launcher"] in ("slurm", "pdsh") else ["0", "1"]
     )
     assert facts[0]["MASTER_ADDR"] == facts[1]["MASTER_ADDR"]
     assert facts[0]["argv"] == facts[1]["argv"]
@@ -125,13 +136,14 @@ def test_ranks_arguments_and_secrets(cluster, started, tmp_path):
     assert not (tmp_path / "canary").exists()
 
 
-def test_no_secret_is_an_argument(started):
+def test_no_secret_is_an_argument_or_printed(started):
+    """Fault 29."""
     process, facts = started("wait.py")
     commands = b"".join(path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists())
     process.send_signal(signal.SIGTERM)
-    finish(process, expect=75)
+    assert "canary" not in finish(process, expect=75).replace("touch canary", "")
     assert gone(facts)
-    assert b"neox.launch.node" in commands
+    assert b"neox.launch." in commands
     assert b"canary" not in commands.replace(b"touch canary", b"")
 
 
@@ -153,17 +165,40 @@ def test_nothing_outlives_a_killed_launcher(started, tmp_path):
     assert not list(tmp_path.glob(".neox-*"))
 
 
-def test_a_run_stops_resumes_and_ends_as_on_one_host(cluster, tmp_path, char_data):
-    """Train, be told to stop, go on: the losses are those of a run of two processes here."""
-    config = write_config(tmp_path / "cluster", char_data, train_iters=30, **cluster.keys)
-    process = cluster.start(tmp_path / "cluster", "train.py", config)
-    seen: list[str] = []
-    while not seen or "iteration 3/30" not in seen[-1]:
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory, char_data):
+    """The losses of a run of two processes here, which nothing stopped."""
+    folder = tmp_path_factory.mktemp("here")
+    finish(Cluster({}, [], {}).start(folder, "train.py", write_config(folder, char_data, train_iters=30, num_gpus=2)))
+    return curve(folder, "train/lm_loss", "train/grad_norm")
+
+
+def test_a_run_saves_stops_resumes_and_ends_as_on_one_host(cluster, straight, tmp_path, char_data):
+    """Faults 11 and 12: SIGUSR1 saves once and the run goes on, SIGTERM saves and ends; the losses are those of a run on this host."""
+    config = write_config(tmp_path, char_data, train_iters=30, **cluster.keys)
+    process = cluster.start(tmp_path, "train.py", config)
+    read_until(process, "iteration 3/30")
+    process.send_signal(signal.SIGUSR1)
+    wait_for(lambda: len(steps(tmp_path / "checkpoints")) == 1)
+    process.send_signal(signal.SIGTERM)
+    finish(process, expect=75)
+    saved = steps(tmp_path / "checkpoints")
+    assert len(saved) == 2 and 3 <= saved[1] < saved[0] < 30
+    assert f"at iteration {saved[0]}" in finish(cluster.start(tmp_path, "train.py", config))
+    assert curve(tmp_path, "train/lm_loss", "train/grad_norm") == straight
+
+
+def read_until(process: subprocess.Popen, words: str) -> str:
+    """What a run prints until it prints these words."""
+    seen = [""]
+    while words not in seen[-1]:
         seen.append(process.stdout.readline())
         assert seen[-1], "".join(seen)
-    process.send_signal(signal.SIGUSR1)
-    finish(process, expect=75)
-    finish(cluster.start(tmp_path / "cluster", "train.py", config))
-    here = write_config(tmp_path / "here", char_data, train_iters=30, num_gpus=2)
-    finish(Cluster({}, [], {}).start(tmp_path / "here", "train.py", here))
-    assert curve(tmp_path / "cluster") == curve(tmp_path / "here")
+    return "".join(seen)
+
+
+def wait_for(done, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
