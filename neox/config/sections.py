@@ -473,6 +473,13 @@ class RunConfig(Section):
         None, description="how processes talk; nccl with CUDA and gloo without, where it is not given"
     )
     exit_interval: PositiveInt | None = Field(None, description="save and stop after a multiple of this many steps")
+    preflight: bool = Field(
+        True,
+        description="before the first step compare code, versions, clocks and disks of all machines, and try every group of processes",
+    )
+    start_timeout_seconds: PositiveFloat = Field(
+        600.0, description="time for all processes to come together at the start; those that did not are named"
+    )
     hang_timeout_seconds: PositiveFloat | None = Field(
         None,
         description="a step, an evaluation or a save that takes longer ends the run, with the stacks of every process",

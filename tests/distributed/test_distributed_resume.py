@@ -176,7 +176,7 @@ def test_other_data_are_refused_before_the_first_step_with_what_changed(char_dat
     config = write_config(tmp_path, char_data, **{**SIX_STEPS, "num_gpus": 1, "train_iters": 2})
     run("train.py", config)
     other = ["seed=7", "split=80,20,0", "train_iters=3"]
-    output = run("train.py", config, "--set", *other, expect=1)
+    output = run("train.py", config, "--set", *other, expect=2)
     assert "allow_data_change: true" in output and "Traceback" not in output
     changed = ["- seed: 1234", "+ seed: 7", "- split: 90,10,0", "+ split: 80,20,0"]
     assert [line for line in output.splitlines() if line.startswith(("- ", "+ "))] == changed
