@@ -6,7 +6,7 @@ import socket
 from neox.config.hosts import Host
 from neox.config.sections import LaunchConfig
 from neox.launch.argv import Node, forwarded, launcher_argv, node_workers
-from neox.launch.port import free_port
+from neox.launch.port import free_port, held_port, port_of
 
 
 def workers(environ=None, cores=8, devices=2, processes=1, **node):
@@ -155,7 +155,16 @@ def test_what_other_hosts_hear_of_this_environment():
     assert forwarded(environ) == {"WANDB_API_KEY": "k", "NCCL_DEBUG": "INFO"}
 
 
+def test_a_held_port_is_free_to_listen_on_and_given_to_nobody_else():
+    with held_port(None) as holder, socket.socket() as rank_0:
+        assert port_of(holder) not in {free_port(None) for _ in range(50)}
+        rank_0.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        rank_0.bind(("", port_of(holder)))
+        rank_0.listen()
+
+
 def test_a_busy_port_is_exchanged():
+    """Fault 17."""
     with socket.socket() as busy:
         busy.bind(("", 0))
         busy.listen()
