@@ -39,10 +39,11 @@ class Signals:
         self._group = distributed.new_group(backend="gloo") if topology.backend == "nccl" else None
         for number in STOPPING:
             if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup does with SIGHUP
-                signal.signal(number, self._ask_to_stop)
+                signal.signal(number, self.ask_to_stop)
         signal.signal(signal.SIGUSR1, self._ask_to_save)
 
-    def _ask_to_stop(self, *_: object) -> None:
+    def ask_to_stop(self, *_: object) -> None:
+        """Called by signals; code may call it too."""
         self._stop = True
 
     def _ask_to_save(self, *_: object) -> None:

@@ -164,7 +164,7 @@ def test_a_held_port_is_free_to_listen_on_and_given_to_nobody_else():
 
 
 def test_a_busy_port_is_exchanged():
-    """Fault 17."""
+    """FAULTS 17."""
     with socket.socket() as busy:
         busy.bind(("", 0))
         busy.listen()

@@ -39,7 +39,7 @@ while True:
 """
 
 
-HOSTILE = """it's $(touch canary) `touch canary`; "%n" \\ \n.py"""
+HOSTILE = """it's $(touch made) `touch made`; "%n" \\ \n.py"""
 
 
 class Cluster:
@@ -72,7 +72,7 @@ def cluster(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "slurm":
         with slurm(folder) as environ:
-            keys = {"launcher": "slurm", "num_nodes": 2, "num_gpus": 1, "comment": "a run; $(touch canary)"}
+            keys = {"launcher": "slurm", "num_nodes": 2, "num_gpus": 1, "comment": "a run; $(touch made)"}
             yield Cluster(keys, [], environ)
     elif request.param == "pdsh":
         with hosts(folder) as both:
@@ -119,7 +119,7 @@ def gone(facts: list[dict], seconds: float = 10) -> bool:
 
 
 def test_arguments_environment_and_secrets(cluster, started, tmp_path):
-    """Faults 28 and 29: every argument arrives byte for byte, and no shell reads it; secrets arrive, and are no arguments."""
+    """FAULTS 28 and 29: every argument arrives byte for byte, and no shell reads it; secrets arrive, and are no arguments."""
     process, facts = started(HOSTILE)
     commands = b"".join(path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists())
     process.send_signal(signal.SIGTERM)
@@ -135,9 +135,9 @@ def test_arguments_environment_and_secrets(cluster, started, tmp_path):
     assert {fact["GLOO_SOCKET_IFNAME"] for fact in facts} == {cluster.keys.get("network_interface")}
     assert {fact["WANDB_API_KEY"] for fact in facts} == {"canary"}
     assert b"neox.launch." in commands
-    assert b"canary" not in commands.replace(b"touch canary", b"")
-    assert "canary" not in output.replace("touch canary", "")
-    assert not (tmp_path / "canary").exists()
+    assert b"canary" not in commands
+    assert "canary" not in output
+    assert not (tmp_path / "made").exists()
     assert not list(tmp_path.glob(".neox-*")), "the orders are removed"
 
 
@@ -168,7 +168,8 @@ def straight(tmp_path_factory, char_data):
 
 
 def test_a_run_saves_stops_resumes_and_ends_as_on_one_host(cluster, straight, tmp_path, char_data):
-    """Faults 11 and 12: SIGUSR1 saves once and the run goes on, SIGTERM saves and ends; the losses are those of a run on this host."""
+    """FAULTS 11, 12 and 29: SIGUSR1 saves once and the run goes on, SIGTERM saves and ends; the losses are those of a run on this host,
+    and no secret of the environment is in any file."""
     config = write_config(tmp_path, char_data, train_iters=30, **cluster.keys)
     process = cluster.start(tmp_path, "train.py", config)
     read_until(process, "iteration 3/30")
@@ -180,6 +181,7 @@ def test_a_run_saves_stops_resumes_and_ends_as_on_one_host(cluster, straight, tm
     assert len(saved) == 2 and 3 <= saved[1] < saved[0] < 30
     assert f"at iteration {saved[0]}" in finish(cluster.start(tmp_path, "train.py", config))
     assert curve(tmp_path, "train/lm_loss", "train/grad_norm") == straight
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"canary" in path.read_bytes()]
 
 
 def read_until(process: subprocess.Popen, words: str) -> str:

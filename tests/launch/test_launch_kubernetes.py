@@ -48,7 +48,7 @@ def pod(index: int, folder: Path, **variables: str) -> subprocess.Popen:
 
 
 def test_a_pod_that_is_lost_comes_back(tmp_path, char_data):
-    """Fault 16: torchrun's agents meet again when the Job has made a new pod, and the run goes on from its checkpoint."""
+    """FAULTS 16: torchrun's agents meet again when the Job has made a new pod, and the run goes on from its checkpoint."""
     config = write_config(tmp_path, char_data, train_iters=60, checkpoint_factor=5, eval_interval=100)
     variables = {"CONFIG": str(config), "GPUS": "1", "FIRST": "127.0.0.1", "PORT": str(free_port(None))}
     first, second = (pod(index, tmp_path, **variables) for index in (0, 1))

@@ -10,7 +10,7 @@ from support.runs import ROOT, curve, finish, write_config
 
 
 def test_a_run_that_loses_a_host_starts_again_by_itself(tmp_path, char_data):
-    """Fault 16: within its restarts the run comes back on both hosts, from its newest checkpoint."""
+    """FAULTS 16: within its restarts the run comes back on both hosts, from its newest checkpoint."""
     hostfile = tmp_path / "hostfile"
     hostfile.write_text("".join(f"{address} slots=1\n" for address in Hosts.addresses))
     keys = {"launcher": "pdsh", "hostfile": str(hostfile), "network_interface": Hosts.interface, "max_restarts": 1}

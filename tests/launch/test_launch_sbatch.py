@@ -12,7 +12,7 @@ from neox.checkpoint.layout import steps
 KEYS = {"train_iters": 150, "launcher": "slurm", "eval_interval": 1000}
 
 
-def wait_for(done, log, seconds=90):
+def wait_for(done, log, seconds=60):
     end = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < end, log.read_text() if log.exists() else "no output"
@@ -20,7 +20,7 @@ def wait_for(done, log, seconds=90):
 
 
 def test_a_job_saves_on_demand_and_is_queued_again_before_its_time_ends(tmp_path, char_data):
-    """Fault 12: the signals go to the job's processes, as `--signal` sends them, and each counts once."""
+    """FAULTS 12: the signals go to the job's processes, as `--signal` sends them, and each counts once."""
     config = write_config(tmp_path, char_data, **KEYS)
     checkpoints, log = tmp_path / "checkpoints", tmp_path / "job.log"
     with slurm(tmp_path / "slurm") as environ:

@@ -71,7 +71,7 @@ def test_a_machine_with_other_code_is_named_with_the_files(commands, tmp_path):
 
 
 def test_processes_that_do_not_come_are_named(commands):
-    """Fault 36, of a node that was started and never came."""
+    """FAULTS 36, of a node that was started and never came."""
     first, _ = commands("start_timeout_seconds=2")
     started = time.monotonic()
     output = finish(start(first), expect=1)
