@@ -305,6 +305,7 @@ def test_missing_data_and_tokenizer(folder):
 
 
 def test_a_folder_to_save_in(folder):
+    """FAULTS 10."""
     (folder / "file").touch()
     data = {**CHARACTERS, "data_path": "d"}
     for name in ("d.bin", "d.idx"):

@@ -142,6 +142,7 @@ def test_arguments_environment_and_secrets(cluster, started, tmp_path):
 
 
 def test_a_failure_of_one_ends_all(started):
+    """FAULTS 13."""
     process, facts = started("fail.py")
     output = finish(process, expect=1)
     assert "rank 1 failed with exit code 3" in output
@@ -149,6 +150,7 @@ def test_a_failure_of_one_ends_all(started):
 
 
 def test_nothing_outlives_a_killed_launcher(started, tmp_path):
+    """FAULTS 15."""
     process, facts = started("wait.py")
     process.kill()
     process.wait()

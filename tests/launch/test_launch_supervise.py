@@ -128,6 +128,7 @@ def test_rank_0_has_the_stdin_of_the_launcher(launch):
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"])
 def test_a_signal_reaches_every_worker_once(launch, tmp_path, name):
+    """FAULTS 12."""
     number = signal.Signals[name]
     launcher = launch(f"on(signal.{name}, 75, slow=0.3); ready_and_wait()")
     wait_ready(tmp_path)
@@ -146,6 +147,7 @@ def test_ctrl_c_at_a_terminal_reaches_workers_once(launch, tmp_path):
 
 
 def test_a_second_interrupt_kills(launch, tmp_path):
+    """FAULTS 11 and 12."""
     launcher = launch("on(signal.SIGTERM, 75, slow=60); ready_and_wait()")
     wait_ready(tmp_path)
     launcher.send_signal(signal.SIGTERM)
@@ -192,6 +194,7 @@ def test_a_failure_names_its_rank_and_last_lines_and_ends_the_others(launch, tmp
 
 
 def test_a_killed_rank_is_named_with_its_signal(launch, tmp_path):
+    """FAULTS 13."""
     launcher = launch("ready_and_wait()", count=3)
     wait_ready(tmp_path, 3)
     os.kill(int((tmp_path / "pid.2").read_text()), signal.SIGKILL)
@@ -230,6 +233,7 @@ def test_a_worker_that_ignores_sigterm_is_killed_after_the_grace(launch, tmp_pat
 
 
 def test_a_killed_launcher_leaves_no_worker(launch, tmp_path):
+    """FAULTS 15."""
     launcher = launch("signal.signal(signal.SIGTERM, signal.SIG_IGN); ready_and_wait()", count=3)
     wait_ready(tmp_path, 3)
     assert len(survivors(tmp_path)) == 3
@@ -291,6 +295,7 @@ open(f"lives.{rank}", "a").write("x")
 
 
 def test_a_run_that_fails_starts_again(launch, tmp_path):
+    """FAULTS 16."""
     launcher = launch(LIVES + "if rank == 1 and lives < 2: os.kill(os.getpid(), signal.SIGKILL)\n", restarts=2)
     _, errors = launcher.communicate(timeout=20)
     assert launcher.returncode == 0
@@ -300,6 +305,7 @@ def test_a_run_that_fails_starts_again(launch, tmp_path):
 
 
 def test_it_gives_up_and_tells_every_failure(launch):
+    """FAULTS 16."""
     launcher = launch(
         LIVES + "if rank == 1: print('in its life', lives); sys.exit(3 + lives)\nready_and_wait()\n", restarts=1
     )
