@@ -60,7 +60,7 @@ examples:
   python deepy.py generate.py configs/125M.yml --set load=checkpoints text_gen_type=interactive
 
 exit codes:
-  0 done; 1 the run failed; 2 the input is wrong, nothing was started;
+  0 done; 1 the run failed; 2 the input or a machine is not right for it, no step was made;
   75 stopped by a signal after saving: start again to go on
 
 every key, its type, default and meaning: configs/README.md

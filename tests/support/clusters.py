@@ -1,6 +1,6 @@
 """Real clusters on one machine: two Slurm nodes, and two hosts as network namespaces with an sshd each.
 
-Needs root, and the Debian packages slurm-wlm, munge, pdsh, openssh-server, iproute2 and openmpi-bin.
+Needs root, and the Debian packages slurm-wlm, munge, pdsh, openssh-server and iproute2.
 """
 
 from __future__ import annotations
