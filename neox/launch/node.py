@@ -40,7 +40,7 @@ class Ending:
     host: str
     failure: Failure | None = None
 
-    MARK = "neox.launch.node: "
+    MARK = "neox.launch.node ended: "
 
     def tell(self) -> None:
         """Print the line."""
@@ -58,7 +58,10 @@ class Ending:
         _, mark, told = line.partition(cls.MARK)
         if not mark:
             return None
-        fields = json.loads(told)
+        try:
+            fields = json.loads(told)
+        except ValueError:  # somebody else's line
+            return None
         failure = fields["failure"]
         return cls(fields["code"], fields["host"], failure and Failure(**{**failure, "lines": tuple(failure["lines"])}))
 
