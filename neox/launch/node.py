@@ -25,7 +25,7 @@ from neox.launch.orders import Orders
 from neox.launch.restarts import DONE, FAILED, REFUSED, Failure
 from neox.launch.supervise import FORWARDED, Supervisor
 
-TOLD_LINES, TOLD_CHARACTERS = 5, 300  # of a failed rank's last lines: MPI passes some 4 KiB of output on in one piece
+TOLD_LINES, TOLD_CHARACTERS = 5, 120  # of a failed rank's last lines
 PASSED = {number.name for number in FORWARDED}
 RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_NODEID")  # of a host: OpenMPI's, MPICH's, Slurm's
 # Of MPI: its processes are ours, which have no part in it; from its variables DeepSpeed would take their places.
@@ -43,14 +43,19 @@ class Ending:
     MARK = "neox.launch.node ended: "
 
     def tell(self) -> None:
-        """Print the line."""
+        print(self.line(), flush=True)
+
+    def line(self) -> str:
+        """The line; MPI passes 4 KiB of output on in one piece, so it has few of the last lines, and not all of those."""
         failure = self.failure and Failure(
             self.failure.cause,
             self.failure.host,
-            tuple(line[:TOLD_CHARACTERS] for line in self.failure.lines[-TOLD_LINES:]),
+            tuple(
+                line[:TOLD_CHARACTERS].encode("ascii", "replace").decode() for line in self.failure.lines[-TOLD_LINES:]
+            ),
         )
         told = {"code": self.code, "host": self.host, "failure": failure and asdict(failure)}
-        print(self.MARK + json.dumps(told, ensure_ascii=False), flush=True)
+        return self.MARK + json.dumps(told)
 
     @classmethod
     def heard(cls, line: str) -> Ending | None:
