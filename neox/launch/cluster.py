@@ -89,13 +89,14 @@ class _Cluster:
         self.received.append(number)
 
     def watch(self) -> None:
-        """Wait for the end, passing signals on; agents that outlive a failure lose their input, and end."""
+        """Wait for the end, passing signals on; a failure ends the other agents, and those that outlive it lose their input."""
         failed_at = None
         while self.process.poll() is None:
             while self.received:
                 self.pass_on(self.received.popleft())
             if failed_at is None and self.failed():
                 failed_at = time.monotonic()
+                self.orders.pass_on(signal.SIGTERM.name)
             if failed_at is not None and time.monotonic() > failed_at + self.grace_seconds:
                 self.hang_up()
             if failed_at is not None and time.monotonic() > failed_at + 2 * self.grace_seconds:
