@@ -2,7 +2,9 @@
 
 import os
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 from support.clusters import slurm
 from support.runs import ROOT, curve, write_config
@@ -15,7 +17,8 @@ KEYS = {"train_iters": 150, "launcher": "slurm", "eval_interval": 1000}
 def wait_for(done, log, seconds=60):
     end = time.monotonic() + seconds
     while not done():
-        assert time.monotonic() < end, log.read_text() if log.exists() else "no output"
+        output = log.read_text() if log.exists() else "no output"
+        assert time.monotonic() < end and "Traceback" not in output, output
         time.sleep(0.1)
 
 
@@ -27,6 +30,7 @@ def test_a_job_saves_on_demand_and_is_queued_again_before_its_time_ends(tmp_path
         environ = {
             **os.environ,
             **environ,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "CUDA_VISIBLE_DEVICES": "",
             "OMP_NUM_THREADS": "1",
             "WANDB_API_KEY": "canary",
