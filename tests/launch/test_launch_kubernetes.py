@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -40,7 +41,8 @@ def pod(index: int, folder: Path, **variables: str) -> subprocess.Popen:
         re.sub(r"\$\((\w+)\)", lambda match: environ[match[1]], word)
         for word in [*CONTAINER["command"], *CONTAINER["args"]]
     ]
-    machine = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "JOB_COMPLETION_INDEX": str(index)}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    machine = {"PATH": path, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "JOB_COMPLETION_INDEX": str(index)}
     with open(folder / f"pod{index}.log", "a") as log:
         return subprocess.Popen(
             command, cwd=ROOT, env={**os.environ, **environ, **machine}, stdout=log, stderr=log, start_new_session=True
