@@ -12,11 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import socket
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import argcomplete
@@ -214,7 +216,9 @@ def _start(script: Path, resolved: Resolved, notes: list[str], folder: Path, dry
         if not dry_run:
             check_installed(command[0])
         if launch.launcher == "torchrun":  # which counts the restarts itself
-            return Start([command] * launch.num_nodes, lambda: run_on_hosts(command, Orders(orders)), holder)
+            # killed, its agents elsewhere wait for another in its place; one that ends in order closes the meeting for all
+            run = partial(run_on_hosts, command, Orders(orders), death_signal=signal.SIGKILL)
+            return Start([command] * launch.num_nodes, run, holder)
         return Start([command], lambda: run_on_hosts(command, Orders(orders), launch.max_restarts), holder)
     processes = config.parallel.world_size
     address = launch.master_addr or LOCAL_ADDRESS

@@ -38,10 +38,18 @@ def run_on_hosts(
     max_restarts: int = 0,
     environ: Mapping[str, str] = os.environ,
     grace_seconds: float = GRACE_SECONDS,
+    death_signal: int = signal.SIGTERM,
 ) -> int:
-    """Run the launcher's command, whose agents read `orders`, to its end; 0, 1, 2 or 75 as `supervise` means them."""
+    """Run the launcher's command, whose agents read `orders`, to its end; 0, 1, 2 or 75 as `supervise` means them.
+
+    `death_signal` is what the command gets where this process dies.
+    """
+
+    def start() -> _Cluster:
+        return _Cluster(argv, orders, environ, grace_seconds, death_signal)
+
     try:
-        return with_restarts(lambda: _Cluster(argv, orders, environ, grace_seconds), max_restarts, print_line)
+        return with_restarts(start, max_restarts, print_line)
     finally:
         orders.close()
 
@@ -49,10 +57,18 @@ def run_on_hosts(
 class _Cluster:
     """The launcher's process, and what its agents told. Its standard input stays open and empty."""
 
-    def __init__(self, argv: Sequence[str], orders: Orders, environ: Mapping[str, str], grace_seconds: float) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        orders: Orders,
+        environ: Mapping[str, str],
+        grace_seconds: float,
+        death_signal: int,
+    ) -> None:
         self.argv = argv
         self.orders = orders
         self.environ = environ
+        self.death_signal = death_signal
         self.grace_seconds = grace_seconds
         self.received: deque[int] = deque()
         self.interrupted = self.killed = False
@@ -69,7 +85,7 @@ class _Cluster:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
-            preexec_fn=die_with(os.getpid(), signal.SIGTERM),
+            preexec_fn=die_with(os.getpid(), self.death_signal),
         )
         reader = threading.Thread(target=self.pass_lines, daemon=True)
         reader.start()
