@@ -12,10 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import argcomplete
@@ -39,7 +42,7 @@ from neox.launch.cluster import check_installed, run_on_hosts
 from neox.launch.orders import Orders
 from neox.launch.plan import Plan
 from neox.launch.plan_page import print_plan
-from neox.launch.port import free_port
+from neox.launch.port import held_port, port_of
 from neox.launch.supervise import supervise
 from neox.tokenizer.vocabulary import read_vocab_size
 
@@ -59,7 +62,7 @@ examples:
   python deepy.py generate.py configs/125M.yml --set load=checkpoints text_gen_type=interactive
 
 exit codes:
-  0 done; 1 the run failed; 2 the input is wrong, nothing was started;
+  0 done; 1 the run failed; 2 the input or a machine is not right for it, no step was made;
   75 stopped by a signal after saving: start again to go on
 
 every key, its type, default and meaning: configs/README.md
@@ -191,6 +194,7 @@ class Start:
 
     commands: list[list[str]]
     run: Callable[[], int]
+    port: socket.socket | None  # where they meet on this machine, held until the run ends
 
 
 def _start(script: Path, resolved: Resolved, notes: list[str], folder: Path, dry_run: bool) -> Start:
@@ -198,7 +202,9 @@ def _start(script: Path, resolved: Resolved, notes: list[str], folder: Path, dry
     nothing will start."""
     config, launch = resolved.config, resolved.config.launch
     port = launch.master_port
-    free = port if dry_run and port else free_port(port)
+    # a port of another machine, or one of a plan, is not looked for here
+    holder = None if port and (dry_run or launch.launcher == "torchrun") else held_port(port)
+    free = port if holder is None else port_of(holder)
     if port not in (None, free):
         notes.append(f"master_port {port} is taken: the processes meet at {free}")
     argv = [str(script), "--config", argument(config, folder)]
@@ -209,13 +215,18 @@ def _start(script: Path, resolved: Resolved, notes: list[str], folder: Path, dry
         )
         if not dry_run:
             check_installed(command[0])
-        return Start([command], lambda: run_on_hosts(command, Orders(orders), launch.max_restarts))
+        if launch.launcher == "torchrun":  # which counts the restarts itself
+            # killed, its agents elsewhere wait for another in its place; one that ends in order closes the meeting for all
+            run = partial(run_on_hosts, command, Orders(orders), death_signal=signal.SIGKILL)
+            return Start([command] * launch.num_nodes, run, holder)
+        return Start([command], lambda: run_on_hosts(command, Orders(orders), launch.max_restarts), holder)
     processes = config.parallel.world_size
     address = launch.master_addr or LOCAL_ADDRESS
     node = Node(0, tuple(range(processes)), processes, address, free, launch.network_interface)
     cores = len(os.sched_getaffinity(0))
     workers = node_workers(node, argv, root=str(ROOT), environ=os.environ, cores=cores, devices=cuda_devices())
-    return Start([worker.command() for worker in workers], lambda: supervise(workers, max_restarts=launch.max_restarts))
+    commands = [worker.command() for worker in workers]
+    return Start(commands, lambda: supervise(workers, max_restarts=launch.max_restarts), holder)
 
 
 def _plan(script: Path, config: Config, vocab_size: int, commands: list[list[str]], notes: list[str]) -> Plan:

@@ -5,24 +5,28 @@ import sys
 from neox.checkpoint.layout import CheckpointError
 from neox.config.errors import ConfigError
 from neox.config.handover import config_from_argv
+from neox.parallel.agreement import first_to_say
+from neox.parallel.meeting import MissingRanks
 from neox.training.loop import NonFiniteLoss
 from neox.training.pretrain import pretrain
 
+FAILED, REFUSED = 1, 2
 STOPPED = 75  # EX_TEMPFAIL: saved, start again to resume
 
 
 def main() -> int:
-    """Exit code of this rank: 0 done, 1 failed, 75 stopped after saving."""
+    """Exit code of this rank: 0 done, 1 failed, 2 refused before the first step, 75 stopped after saving."""
     try:
         outcome = pretrain(config_from_argv(sys.argv))
-    except (ConfigError, CheckpointError, NonFiniteLoss) as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 1
+    except (ConfigError, MissingRanks, CheckpointError, NonFiniteLoss) as error:
+        if first_to_say(str(error)):
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        return REFUSED if isinstance(error, ConfigError) else FAILED
     if not outcome.interrupted:
         return 0
     if not outcome.saved:
         print("stopped by a signal; nothing was saved: the config has no save key", file=sys.stderr, flush=True)
-        return 1
+        return FAILED
     return STOPPED
 
 

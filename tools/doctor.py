@@ -35,6 +35,7 @@ LAUNCHERS = {  # program -> the launcher that needs it
     "pdsh": "pdsh",
     "srun": "slurm",
     "mpirun": "openmpi",
+    "mpiexec.hydra": "mpich",
 }
 
 

@@ -116,11 +116,11 @@ def _selection(key: str, text: str, hosts: list[Host]) -> dict[str, tuple[int, .
 def hosts_of_run(config: Any, devices: int, dry_run: bool, environ: Mapping[str, str]) -> list[Host]:
     """The hosts of a run under a launcher other than local.
 
-    Slurm gives its own: only their number is known here, and they are called node0, node1, ... . So they are where a dry run finds no
-    hostfile.
+    Slurm gives its own, and torchrun's find each other: only their number is known here, and they are called node0, node1, ... .
+    So they are where a dry run finds no hostfile.
     """
     launch = config.launch
-    if launch.launcher != "slurm" and not (dry_run and _absent(launch.hostfile)):
+    if launch.launcher not in ("slurm", "torchrun") and not (dry_run and _absent(launch.hostfile)):
         if launch.hostfile is None:
             raise ConfigError(f"hostfile: is missing: launcher: {launch.launcher} needs one; {FORM}")
         hosts = read_hostfile(launch.hostfile)

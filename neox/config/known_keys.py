@@ -362,11 +362,11 @@ CHOICE_ALIASES: dict[str, dict[str, str]] = {
     "activation": {"swish": "silu", "gelu_pytorch_tanh": "gelu_new"},
 }
 
-_NO_LAUNCHER = "use local, pdsh, openmpi or slurm"
+_NO_LAUNCHER = "use local, pdsh, openmpi, mpich, slurm or torchrun"
 _NO_OPTIMIZER = "the optimizers are Adam, AdamW and SGD"
 
 UNSUPPORTED_CHOICES: dict[str, dict[str, str]] = {
-    "launcher": dict.fromkeys(["mpich", "impi", "mvapich", "jsrun"], _NO_LAUNCHER),
+    "launcher": dict.fromkeys(["impi", "mvapich", "jsrun"], _NO_LAUNCHER),
     "norm": {
         "te_rmsnorm": "use rmsnorm, Transformer Engine is not supported",
         "te_layernorm": "use layernorm, Transformer Engine is not supported",

@@ -115,7 +115,7 @@ def processes(config: Any, around: Surroundings, hosts: list[Host]) -> dict[str,
         nodes = config.launch.num_nodes
         if nodes not in (-1, 1):
             sentence = f"{nodes} machines, but launcher: local starts processes on this machine only"
-            raise Refusal("num_nodes", f"{sentence}; use slurm, pdsh or openmpi")
+            raise Refusal("num_nodes", f"{sentence}; use slurm, pdsh, openmpi, mpich or torchrun")
         if per_node is not None and in_all is not None and per_node != in_all:
             sentence = f"global_num_gpus {in_all} is not num_gpus {per_node} on one machine: give one of them"
             raise Refusal("global_num_gpus num_gpus", sentence)

@@ -433,6 +433,14 @@ def nothing_is_saved(config: Any) -> Complaints:
         yield wanted[0], "has no effect: save is not given, so this run writes no checkpoints"
 
 
+def torchrun_has_a_meeting_point(config: Any) -> Complaints:
+    launch = config.launch
+    if launch.launcher == "torchrun" and launch.num_nodes > 1:
+        for key in ("master_addr", "master_port"):
+            if getattr(launch, key) is None:
+                yield key, "is missing: the machines of torchrun meet at it, the same on each"
+
+
 def multiple_is_for_gated_mlps(config: Any) -> Complaints:
     model = config.model
     if model.mlp_multiple_of != 1 and not is_gated(model):
@@ -468,6 +476,7 @@ RULES: list[Rule] = [
     kv_heads_divide_heads,
     mlp_divides_by_tensor_parallel,
     stages_have_blocks,
+    torchrun_has_a_meeting_point,
     zero_needs_plain_pipeline,
     offloading_needs_zero,
     sequence_parallel_needs_tensor_parallel,

@@ -487,8 +487,10 @@ class GenerationConfig(Section):
 class LaunchConfig(Section):
     """Where processes start."""
 
-    launcher: Literal["local", "pdsh", "openmpi", "slurm"] = Field(
-        "local", description="how processes are started: on this machine, or on many by ssh, MPI or Slurm"
+    launcher: Literal["local", "pdsh", "openmpi", "mpich", "slurm", "torchrun"] = Field(
+        "local",
+        description="how processes are started: on this machine, or on many by ssh, MPI or Slurm; for torchrun the same command is "
+        "started on each machine",
     )
     hostfile: str | None = Field(
         None, description="file of hosts, `NAME slots=NUMBER` a line; an absent one is a warning in a local launch"
@@ -503,7 +505,7 @@ class LaunchConfig(Section):
     network_interface: str | None = Field(
         None, description="network interface that the processes talk over, the same on every host, as in eth0"
     )
-    launcher_args: list[str] = Field([], description="further arguments of srun, mpirun or pdsh, one item each")
+    launcher_args: list[str] = Field([], description="further arguments of the launcher's own program, one item each")
     account: str | None = Field(None, description="account that Slurm charges")
     comment: str | None = Field(None, description="comment of the Slurm job step")
     gpu: GpuName | None = Field(
@@ -528,6 +530,13 @@ class RunConfig(Section):
         None, description="how processes talk; nccl with CUDA and gloo without, where it is not given"
     )
     exit_interval: PositiveInt | None = Field(None, description="save and stop after a multiple of this many steps")
+    preflight: bool = Field(
+        True,
+        description="before the first step compare code, versions, clocks and disks of all machines, and try every group of processes",
+    )
+    start_timeout_seconds: PositiveFloat = Field(
+        600.0, description="time for all processes to come together at the start; those that did not are named"
+    )
     hang_timeout_seconds: PositiveFloat | None = Field(
         None,
         description="a step, an evaluation or a save that takes longer ends the run, with the stacks of every process",

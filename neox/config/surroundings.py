@@ -134,13 +134,13 @@ def _nearest(name: str) -> Path:
 
 
 def notes_on_hosts(config: Any) -> Iterator[str]:
-    """A hostfile, there or not, is not asked in a launch on this machine; elsewhere a dry run does without an absent one."""
+    """A hostfile, there or not, is not asked in a launch on this machine; in others a dry run does without an absent one."""
     hostfile, launcher = config.launch.hostfile, config.launch.launcher
-    if launcher in ("pdsh", "openmpi") and (hostfile is None or not Path(hostfile).is_file()):
+    if launcher in ("pdsh", "openmpi", "mpich") and (hostfile is None or not Path(hostfile).is_file()):
         yield f"hostfile: {hostfile or 'none'} is not there: planned for num_nodes x num_gpus; {FORM}"
-    if hostfile is not None and launcher == "local":
+    if hostfile is not None and launcher in ("local", "torchrun"):
         state = "is not used" if Path(hostfile).is_file() else "is not there"
-        yield f"hostfile {hostfile} {state}: launcher: local starts processes on this machine only"
+        yield f"hostfile {hostfile} {state}: launcher: {launcher} starts processes on this machine only"
 
 
 def notes_on_wandb(config: Any, environ: Mapping[str, str]) -> Iterator[str]:

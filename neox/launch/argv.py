@@ -2,8 +2,9 @@
 
 Pure: values in, values out. Secrets stay in the environment, and never enter an argument.
 
-On many nodes, pdsh, mpirun or srun starts one agent on each (`neox.launch.node`), which starts and watches the processes there. The
-agent reads the environment and every signal from a file of orders, so no argument needs more care than `shlex` takes.
+On many nodes, pdsh, mpirun, mpiexec or srun starts one agent on each (`neox.launch.node`), which starts and watches the processes
+there. torchrun has agents of its own, and starts `neox.launch.elastic` in the place of each process. Both read the environment and
+every signal from a file of orders, so no argument needs more care than `shlex` takes.
 """
 
 from __future__ import annotations
@@ -113,11 +114,13 @@ def launcher_argv(
     port: int,
     python: str = sys.executable,
 ) -> list[str]:
-    """The command that starts an agent on every host, for the launchers pdsh, openmpi and slurm.
+    """The command that starts an agent on every host; under torchrun, the one to start on every host.
 
     `argv` is the script and its arguments, `root` the folder that `import neox` is found in, `folder` the one to run in, `orders` the
     file that the agents read, `port` the one that all processes meet at.
     """
+    if launch.launcher == "torchrun":
+        return _torchrun(launch, hosts, list(argv), root, orders, port, python)
     agent = [
         *("env", f"PYTHONPATH={root}", python, "-u", "-m", "neox.launch.node"),
         *("--folder", folder, "--orders", orders),
@@ -144,15 +147,40 @@ def _openmpi(launch: LaunchConfig, hosts: Sequence[Host], agent: list[str], argv
     return [*command, *launch.launcher_args, *agent, "--", *argv]
 
 
+def _mpich(launch: LaunchConfig, hosts: Sequence[Host], agent: list[str], argv: list[str]) -> list[str]:
+    names = ",".join(host.name for host in hosts)
+    # the name under which MPICH's is found also where another MPI's mpiexec is installed
+    command = ["mpiexec.hydra", "-hosts", names, "-ppn", "1", "-n", str(len(hosts))]
+    return [*command, *launch.launcher_args, *agent, "--", *argv]
+
+
 def _slurm(launch: LaunchConfig, hosts: Sequence[Host], agent: list[str], argv: list[str]) -> list[str]:
     count = str(len(hosts))
-    command = ["srun", "--nodes", count, "--ntasks", count, "--ntasks-per-node", "1", "--kill-on-bad-exit=1"]
+    command = ["srun", "--nodes", count, "--ntasks", count, "--ntasks-per-node", "1"]
+    command += ["--kill-on-bad-exit=1", "--cpu-bind=none"]
     command += ["--account", launch.account] if launch.account else []
     command += ["--comment", launch.comment] if launch.comment else []
     return [*command, *launch.launcher_args, *agent, "--", *argv]
 
 
-LAUNCHERS = {"pdsh": _pdsh, "openmpi": _openmpi, "slurm": _slurm}
+LAUNCHERS = {"pdsh": _pdsh, "openmpi": _openmpi, "mpich": _mpich, "slurm": _slurm}
+
+
+def _torchrun(
+    launch: LaunchConfig, hosts: Sequence[Host], argv: list[str], root: str, orders: str, port: int, python: str
+) -> list[str]:
+    """torchrun's elastic agent for this host. The agents find each other, and start again together, by themselves."""
+    command = ["env", f"PYTHONPATH={root}", python, "-m", "torch.distributed.run"]
+    command += ["--nnodes", str(len(hosts)), "--nproc-per-node", str(len(hosts[0].slots))]
+    if len(hosts) == 1:
+        command += ["--standalone"]
+    else:
+        command += ["--rdzv-backend", "c10d", "--rdzv-id", "neox", "--rdzv-endpoint", f"{launch.master_addr}:{port}"]
+    command += ["--max-restarts", str(launch.max_restarts), *launch.launcher_args]
+    command += ["-m", "neox.launch.elastic", "--orders", orders]
+    if launch.network_interface:
+        command += ["--network-interface", launch.network_interface]
+    return [*command, "--", *argv]
 
 
 def forwarded(environ: Mapping[str, str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Run pdsh, mpirun or srun with an agent on every host, pass signals on to the agents, and tell how it ended.
+"""Run pdsh, mpirun, mpiexec, srun or torchrun with an agent on every host, pass signals on to the agents, and tell how it ended.
 
 The agents read their orders in a file, and end where their standard input does: with this process, also where it is killed. One that
 failed ends the others.
@@ -20,9 +20,9 @@ from types import FrameType
 
 from neox.config.errors import ConfigError
 from neox.launch.argv import forwarded
-from neox.launch.node import ENDING, ENDINGS
+from neox.launch.node import Ending
 from neox.launch.orders import Orders
-from neox.launch.restarts import DONE, FAILED, STOPPED, with_restarts
+from neox.launch.restarts import DONE, FAILED, REFUSED, STOPPED, Failure, with_restarts
 from neox.launch.supervise import FORWARDED, GRACE_SECONDS, POLL_SECONDS, STOPPING, die_with, print_line
 
 
@@ -38,11 +38,18 @@ def run_on_hosts(
     max_restarts: int = 0,
     environ: Mapping[str, str] = os.environ,
     grace_seconds: float = GRACE_SECONDS,
+    death_signal: int = signal.SIGTERM,
 ) -> int:
-    """Run the launcher's command, whose agents read `orders`, to its end; 0, 1 or 75 as `supervise` means them."""
-    orders.open(forwarded(environ))
+    """Run the launcher's command, whose agents read `orders`, to its end; 0, 1, 2 or 75 as `supervise` means them.
+
+    `death_signal` is what the command gets where this process dies.
+    """
+
+    def start() -> _Cluster:
+        return _Cluster(argv, orders, environ, grace_seconds, death_signal)
+
     try:
-        return with_restarts(lambda: _Cluster(argv, orders, grace_seconds), max_restarts, print_line)
+        return with_restarts(start, max_restarts, print_line)
     finally:
         orders.close()
 
@@ -50,25 +57,35 @@ def run_on_hosts(
 class _Cluster:
     """The launcher's process, and what its agents told. Its standard input stays open and empty."""
 
-    def __init__(self, argv: Sequence[str], orders: Orders, grace_seconds: float) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        orders: Orders,
+        environ: Mapping[str, str],
+        grace_seconds: float,
+        death_signal: int,
+    ) -> None:
         self.argv = argv
         self.orders = orders
+        self.environ = environ
+        self.death_signal = death_signal
         self.grace_seconds = grace_seconds
         self.received: deque[int] = deque()
-        self.interrupted = False
+        self.interrupted = self.killed = False
         self.asked_to_stop = False
-        self.endings: set[str] = set()
+        self.endings: list[Ending] = []
 
     def run(self) -> int:
         heard = [number for number in FORWARDED if signal.getsignal(number) is not signal.SIG_IGN]
         before = {number: signal.signal(number, self.receive) for number in heard}
+        self.orders.open(forwarded(self.environ))
         # in a session of its own: a Ctrl-C reaches the processes through their agents, once
         self.process = subprocess.Popen(
             self.argv,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
-            preexec_fn=die_with(os.getpid(), signal.SIGTERM),
+            preexec_fn=die_with(os.getpid(), self.death_signal),
         )
         reader = threading.Thread(target=self.pass_lines, daemon=True)
         reader.start()
@@ -78,6 +95,7 @@ class _Cluster:
         finally:
             if self.process.poll() is None:
                 self.process.kill()
+            self.close_input()
             for number, handler in before.items():
                 signal.signal(number, handler)
         return self.exit_code()
@@ -87,38 +105,44 @@ class _Cluster:
         self.received.append(number)
 
     def watch(self) -> None:
-        """Wait for the end, passing signals on; agents that outlive a failure lose their input, and end."""
+        """Wait for the end, passing signals on; a failure ends the other agents, and those that outlive it lose their input."""
         failed_at = None
         while self.process.poll() is None:
             while self.received:
                 self.pass_on(self.received.popleft())
             if failed_at is None and self.failed():
                 failed_at = time.monotonic()
+                self.orders.pass_on(signal.SIGTERM.name)
             if failed_at is not None and time.monotonic() > failed_at + self.grace_seconds:
                 self.hang_up()
+            if failed_at is not None and time.monotonic() > failed_at + 2 * self.grace_seconds:
+                self.process.kill()
             time.sleep(POLL_SECONDS)
 
     def pass_on(self, number: int) -> None:
         if number in STOPPING and self.interrupted:
             print_line(f"{signal.Signals(number).name} again: killing every process")
-            self.endings.add(ENDINGS[FAILED])
+            self.killed = True
             self.hang_up()
         self.interrupted = self.interrupted or number in STOPPING
-        self.asked_to_stop = True
+        self.asked_to_stop = self.asked_to_stop or number != signal.SIGUSR1
         self.orders.pass_on(signal.Signals(number).name)
 
     def hang_up(self) -> None:
         """Let the agents know that this is the end: srun and mpirun close their inputs with ours, pdsh when it goes."""
+        self.close_input()
+        self.process.terminate()
+
+    def close_input(self) -> None:
         with contextlib.suppress(OSError, ValueError):
             self.process.stdin.close()
-        self.process.terminate()
 
     def pass_lines(self) -> None:
         """Copy the output, but for the lines that tell how an agent ended."""
         for line in self.process.stdout:
             text = line.decode(errors="replace")
-            if ENDING in text:
-                self.endings.add(text.partition(ENDING)[2].strip())
+            if ending := Ending.heard(text):
+                self.endings.append(ending)
                 continue
             with contextlib.suppress(OSError, ValueError):  # nobody reads any more: the run goes on
                 sys.stdout.write(text)
@@ -126,16 +150,18 @@ class _Cluster:
 
     def failed(self) -> bool:
         """Whether an agent told so, or a second signal made it so."""
-        return any(ending.startswith(ENDINGS[FAILED]) for ending in self.endings)
+        return self.killed or any(ending.code != STOPPED for ending in self.endings)
 
     @property
-    def cause(self) -> str:
-        """Why it failed, as far as this side knows; the agents told of their processes."""
-        failed = sorted(ending for ending in self.endings if ending.startswith(ENDINGS[FAILED]))
-        return ", ".join(failed) or f"{self.argv[0]} ended with exit code {self.process.returncode}"
+    def failure(self) -> Failure:
+        """The first that an agent told of, else what became of the launcher: an agent that is lost tells nothing."""
+        told = [ending.failure for ending in self.endings if ending.failure is not None]
+        return told[0] if told else Failure(f"{self.argv[0]} ended with exit code {self.process.returncode}")
 
     def exit_code(self) -> int:
+        codes = {ending.code for ending in self.endings}
+        if REFUSED in codes:
+            return REFUSED
         if self.process.returncode != DONE or self.failed():
             return FAILED
-        stopped = any(ending.startswith(ENDINGS[STOPPED]) for ending in self.endings)
-        return STOPPED if stopped else DONE
+        return STOPPED if STOPPED in codes else DONE

@@ -9,6 +9,7 @@ pdsh, mpirun and srun each make something else of exit codes.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import socket
@@ -16,16 +17,58 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 from neox.config.resolve import cuda_devices
 from neox.launch.argv import Node, node_workers
 from neox.launch.orders import Orders
-from neox.launch.restarts import DONE, FAILED, STOPPED
-from neox.launch.supervise import supervise
+from neox.launch.restarts import DONE, FAILED, REFUSED, Failure
+from neox.launch.supervise import FORWARDED, Supervisor
 
-ENDING = "neox.launch.node: "
-ENDINGS = {STOPPED: "stopped after saving", FAILED: "failed"}
-PASSED = {"SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"}
+TOLD_LINES, TOLD_CHARACTERS = 5, 120  # of a failed rank's last lines
+PASSED = {number.name for number in FORWARDED}
+RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_NODEID")  # of a host: OpenMPI's, MPICH's, Slurm's
+# Of MPI: its processes are ours, which have no part in it; from its variables DeepSpeed would take their places.
+MPI_VARIABLES = ("OMPI_", "PMIX_", "PMI_", "MPI_", "HYDI_", "HYDRA_")
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How the processes of a host ended, where that is not well; told in one line of output."""
+
+    code: int
+    host: str
+    failure: Failure | None = None
+
+    MARK = "neox.launch.node ended: "
+
+    def tell(self) -> None:
+        print(self.line(), flush=True)
+
+    def line(self) -> str:
+        """The line; MPI passes 4 KiB of output on in one piece, so it has few of the last lines, and not all of those."""
+        failure = self.failure and Failure(
+            self.failure.cause,
+            self.failure.host,
+            tuple(
+                line[:TOLD_CHARACTERS].encode("ascii", "replace").decode() for line in self.failure.lines[-TOLD_LINES:]
+            ),
+        )
+        told = {"code": self.code, "host": self.host, "failure": failure and asdict(failure)}
+        return self.MARK + json.dumps(told)
+
+    @classmethod
+    def heard(cls, line: str) -> Ending | None:
+        """The ending that a line tells, if it does."""
+        _, mark, told = line.partition(cls.MARK)
+        if not mark:
+            return None
+        try:
+            fields = json.loads(told)
+        except ValueError:  # somebody else's line
+            return None
+        failure = fields["failure"]
+        return cls(fields["code"], fields["host"], failure and Failure(**{**failure, "lines": tuple(failure["lines"])}))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -34,10 +77,8 @@ def main(argv: Sequence[str]) -> int:
     os.chdir(arguments.folder)
     orders = Orders(arguments.orders)
     environ = {**os.environ, **orders.environment()}
-    # The processes are no ranks of MPI, from whose variables DeepSpeed would take their places; and though mpirun gives them a
-    # terminal, nobody sits at it.
-    of_workers = {name: value for name, value in environ.items() if not name.startswith(("OMPI_", "PMIX_"))}
-    of_workers["TTY_COMPATIBLE"] = "0"
+    of_workers = {name: value for name, value in environ.items() if not name.startswith(MPI_VARIABLES)}
+    of_workers["TTY_COMPATIBLE"] = "0"  # mpirun gives them a terminal, and nobody sits at it
     slots = [tuple(int(slot) for slot in part.split(",")) for part in arguments.slots.split(":")]
     rank = node_rank(environ) if arguments.node_rank is None else arguments.node_rank
     node = Node(
@@ -56,14 +97,15 @@ def main(argv: Sequence[str]) -> int:
         cores=len(os.sched_getaffinity(0)),
         devices=cuda_devices(environ),
     )
-    threading.Thread(target=_obey, args=(orders,), daemon=True).start()
+    threading.Thread(target=obey, args=(orders,), daemon=True).start()
     # MPI's input is the first agent's alone; it ends the others itself
-    if environ.get("OMPI_COMM_WORLD_RANK", "0") == "0":
-        threading.Thread(target=_end_with_launcher, args=(orders,), daemon=True).start()
-    code = supervise(workers, of_workers, stdin=subprocess.DEVNULL)
-    if code in ENDINGS:
-        print(f"{ENDING}{ENDINGS[code]} on {socket.gethostname()}", flush=True)
-    return FAILED if code == FAILED else DONE
+    if not any(environ.get(name, "0") != "0" for name in ("OMPI_COMM_WORLD_RANK", "PMI_RANK")):
+        threading.Thread(target=end_with_launcher, args=(orders,), daemon=True).start()
+    supervisor = Supervisor(workers, of_workers, alone=False)
+    code = supervisor.run()
+    if code != DONE:
+        Ending(code, socket.gethostname(), supervisor.failure).tell()
+    return FAILED if code in (FAILED, REFUSED) else DONE
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,10 +125,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def node_rank(environ: Mapping[str, str]) -> int:
     """The number of this host among those of the run, as Slurm or MPI tells it."""
-    for name in ("OMPI_COMM_WORLD_RANK", "SLURM_NODEID"):
+    for name in RANKS:
         if name in environ:
             return int(environ[name])
-    raise KeyError("neither OMPI_COMM_WORLD_RANK nor SLURM_NODEID is set: give --node-rank")
+    raise KeyError(f"none of {', '.join(RANKS)} is set: give --node-rank")
 
 
 def first_host(environ: Mapping[str, str]) -> str:
@@ -99,14 +141,14 @@ def first_host(environ: Mapping[str, str]) -> str:
     return addresses[0] if addresses else name
 
 
-def _obey(orders: Orders) -> None:
+def obey(orders: Orders) -> None:
     """Signal this process as the launcher orders."""
     for name in orders.signals():
         if name in PASSED:
             os.kill(os.getpid(), signal.Signals[name])
 
 
-def _end_with_launcher(orders: Orders) -> None:
+def end_with_launcher(orders: Orders) -> None:
     """End this process, and with it the node's processes, where the launcher is gone."""
     while os.read(sys.stdin.fileno(), 1):
         pass

@@ -23,8 +23,9 @@ class Orders:
         self.path = Path(path)
 
     def open(self, environ: Mapping[str, str]) -> None:
-        """Make the file, with the environment in it."""
-        self.path.parent.mkdir(mode=0o700)
+        """Make the file anew, with the environment in it and no signal."""
+        self.path.parent.mkdir(mode=0o700, exist_ok=True)
+        self.path.unlink(missing_ok=True)
         self._append(json.dumps(dict(environ)))
 
     def pass_on(self, signal_name: str) -> None:
@@ -45,13 +46,21 @@ class Orders:
         with open(self.path) as file:
             return json.loads(file.readline())
 
+    def passed(self) -> list[str]:
+        """The later lines that are whole."""
+        # opened anew each time: what a network file system keeps of an open file may be old
+        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
+        return [line.strip() for line in lines[1:] if line.endswith("\n")]
+
+    def to_stop(self) -> bool:
+        """Whether the run is to end: any signal but SIGUSR1 says so."""
+        return any(name != "SIGUSR1" for name in self.passed())
+
     def signals(self) -> Iterator[str]:
         """The later lines as they come, without end."""
-        done = 1
+        done = 0
         while True:
-            # opened anew each time: what a network file system keeps of an open file may be old
-            lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
-            whole = [line.strip() for line in lines if line.endswith("\n")]
-            yield from whole[done:]
-            done = max(done, len(whole))
+            names = self.passed()
+            yield from names[done:]
+            done = max(done, len(names))
             time.sleep(POLL_SECONDS)

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -22,7 +23,7 @@ from types import FrameType
 from typing import IO
 
 from neox.launch.argv import Worker
-from neox.launch.restarts import DONE, FAILED, STOPPED, with_restarts
+from neox.launch.restarts import DONE, FAILED, REFUSED, STOPPED, Failure, with_restarts
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -46,47 +47,45 @@ class _Running:
 def supervise(
     workers: Sequence[Worker],
     environ: Mapping[str, str] = os.environ,
-    say: Callable[[str], None] | None = None,
     grace_seconds: float = GRACE_SECONDS,
-    stdin: int | None = None,
     max_restarts: int = 0,
 ) -> int:
     """Run the workers to their end and return the launcher's exit code.
 
-    0 where all ended well; 75 where they stopped after saving; 1 where one failed: then the others are ended, with SIGKILL after
-    `grace_seconds`, and all start again up to `max_restarts` times. Rank 0 has this process's stdout and stderr, and its stdin unless another is given; the lines of the others pass
-    with their rank before them.
+    0 where all ended well; 75 where they stopped after saving; 2 where one refused to begin, 1 where one failed: then the others are
+    ended, with SIGKILL after `grace_seconds`, and after a failure all start again up to `max_restarts` times. Rank 0 has this
+    process's stdin, stdout and stderr; the lines of the others pass with their rank before them.
     """
-    say = say or print_line
-    return with_restarts(lambda: _Supervisor(workers, environ, say, grace_seconds, stdin), max_restarts, say)
+    return with_restarts(lambda: Supervisor(workers, environ, grace_seconds), max_restarts, print_line)
 
 
 def print_line(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-class _Supervisor:
-    """The processes of one start of a run."""
+class Supervisor:
+    """The processes of one start of a run, or of one host's share of it.
+
+    `alone` means that nobody else watches this one: rank 0 has the terminal, and a second SIGINT or SIGTERM kills.
+    """
 
     def __init__(
         self,
         workers: Sequence[Worker],
         environ: Mapping[str, str],
-        say: Callable[[str], None],
-        grace_seconds: float,
-        stdin: int | None,
+        grace_seconds: float = GRACE_SECONDS,
+        alone: bool = True,
     ) -> None:
         self.workers = workers
         self.environ = environ
-        self.stdin = stdin
-        self.say = say
         self.grace_seconds = grace_seconds
+        self.alone = alone
         self.running: list[_Running] = []
         self.received: deque[int] = deque()
-        self.asked_to_stop = False  # by any signal
+        self.asked_to_stop = False  # by any signal but SIGUSR1, after which a run goes on
         self.interrupted = False  # by one of STOPPING: the next of these kills
-        self.failed = False
-        self.cause = ""
+        self.failure: Failure | None = None
+        self.failed = self.refused = False
         self.kill_at: float | None = None
 
     def run(self) -> int:
@@ -111,15 +110,16 @@ class _Supervisor:
         self.received.append(number)
 
     def start(self, worker: Worker) -> _Running:
-        first = worker.rank == 0
+        terminal = self.alone and worker.rank == 0
         process = subprocess.Popen(
             worker.argv,
             env={**self.environ, **worker.environment},
-            stdin=self.stdin if first else subprocess.DEVNULL,
-            stdout=None if first else subprocess.PIPE,
-            stderr=None if first else subprocess.PIPE,
+            stdin=None if terminal else subprocess.DEVNULL,
+            stdout=None if terminal else subprocess.PIPE,
+            stderr=None if terminal else subprocess.PIPE,
             start_new_session=True,
-            preexec_fn=die_with(os.getpid(), signal.SIGKILL),
+            # until a worker takes SIGUSR1 itself, that shall not end it: there is nothing to save yet
+            preexec_fn=die_with(os.getpid(), signal.SIGKILL, ignoring=signal.SIGUSR1),
         )
         return _Running(worker, process)
 
@@ -127,7 +127,7 @@ class _Supervisor:
         """Threads start once every process has: forking a process with threads is not safe."""
         for source, target in ((running.process.stdout, sys.stdout), (running.process.stderr, sys.stderr)):
             if source is not None:
-                prefix = f"[rank {running.worker.rank}] ".encode()
+                prefix = f"[rank {running.worker.rank}] ".encode() if running.worker.rank else b""
                 thread = threading.Thread(target=_pass_lines, args=(source, target, prefix, running.lines), daemon=True)
                 thread.start()
                 running.pumps.append(thread)
@@ -152,12 +152,16 @@ class _Supervisor:
         while self.received:
             number = self.received.popleft()
             if number in STOPPING and self.interrupted:
-                self.say(f"{signal.Signals(number).name} again: killing every process")
+                if (
+                    not self.alone
+                ):  # a cluster signals each process of a job, and the launcher passes the same signal on
+                    continue
+                print_line(f"{signal.Signals(number).name} again: killing every process")
                 self.failed = True
                 for running in self.running:
                     _signal_group(running.process, signal.SIGKILL)
                 return
-            self.asked_to_stop = True
+            self.asked_to_stop = self.asked_to_stop or number != signal.SIGUSR1
             self.interrupted = self.interrupted or number in STOPPING
             for running in self.running:
                 running.process.send_signal(number)
@@ -167,12 +171,15 @@ class _Supervisor:
         code = running.process.returncode
         if code in (DONE, STOPPED) or self.failed:
             return
-        self.failed = True
+        self.failed, self.refused = True, code == REFUSED
         if self.asked_to_stop and code < 0:
-            self.say(f"rank {running.worker.rank} was ended by {_signal_name(-code)} before it had saved")
-        else:
-            self.cause = _cause(running, code)
-            self.say("\n".join([f"{self.cause}: ending the other processes", *_last_lines(running)]))
+            print_line(f"rank {running.worker.rank} was ended by {_signal_name(-code)} before it had saved")
+        elif not self.refused:  # one that refuses says why itself
+            lines = _last_lines(running)
+            self.failure = Failure(_cause(running, code), socket.gethostname(), tuple(lines))
+            print_line(f"{self.failure.cause}: ending the other processes")
+            if lines:
+                print_line("\n    ".join([f"last lines of rank {running.worker.rank}:", *lines]))
         self.kill_at = time.monotonic() + self.grace_seconds
         for other in self.running:
             if other.process.poll() is None:
@@ -196,7 +203,7 @@ class _Supervisor:
     def exit_code(self) -> int:
         codes = {running.process.returncode for running in self.running}
         if self.failed or codes - {DONE, STOPPED}:
-            return FAILED
+            return REFUSED if self.refused else FAILED
         return STOPPED if STOPPED in codes else DONE
 
 
@@ -209,10 +216,7 @@ def _cause(running: _Running, code: int) -> str:
 def _last_lines(running: _Running) -> list[str]:
     for thread in running.pumps:
         thread.join(timeout=1)
-    if not running.lines:
-        return []
-    lines = [f"    {line.decode(errors='replace').rstrip()}" for line in running.lines]
-    return [f"last lines of rank {running.worker.rank}:", *lines]
+    return [line.decode(errors="replace").rstrip() for line in running.lines]
 
 
 def _signal_name(number: int) -> str:
@@ -262,13 +266,15 @@ def _adopt_orphans() -> None:
         libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def die_with(launcher: int, number: int) -> Callable[[], None]:
+def die_with(launcher: int, number: int, ignoring: int | None = None) -> Callable[[], None]:
     """What a new process does before it becomes another program: ask to be signalled with `number` when the launcher dies."""
     libc = _libc()  # loaded here: the child may only make the call
 
     def ask() -> None:
         if libc is not None:
             libc.prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
+        if ignoring is not None:
+            signal.signal(ignoring, signal.SIG_IGN)
         if os.getppid() != launcher:  # it died before the call
             os._exit(FAILED)
 

@@ -1,7 +1,8 @@
-"""Ranks that agree: whether one of them has failed, and whether one of them wants to stop."""
+"""Ranks that agree: whether one of them has failed, and which of them says so."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -33,3 +34,14 @@ def together(work: Callable[[], Result], error_type: type[Exception]) -> list[Re
     if complaints:
         raise error_type("\n".join(sorted(set(complaints), key=complaints.index)))
     return [result for result, _ in outcomes]
+
+
+def first_to_say(text: str) -> bool:
+    """Whether no other rank has said this yet. No collective: ranks that fail alone may ask too."""
+    if not distributed.is_initialized():
+        return True
+    store = distributed.distributed_c10d._get_default_store()
+    try:
+        return store.add(f"said/{hashlib.sha256(text.encode()).hexdigest()}", 1) == 1
+    except RuntimeError:  # rank 0 is gone, and the store with it
+        return True

@@ -14,8 +14,10 @@ import torch
 import torch.distributed as dist
 
 from neox.config.sections import ParallelConfig
+from neox.parallel.meeting import meet
 from neox.parallel.megatron import parallel_state
 
+START_TIMEOUT_SECONDS = 600.0
 # what torch says, on every rank, of calls that DeepSpeed and megatron-core make
 EXPECTED_WARNINGS = (
     r"`torch\.distributed\.\w+` is deprecated",
@@ -106,11 +108,13 @@ def coordinates(rank: int, tensor_size: int, data_size: int) -> tuple[int, int, 
     return rank // (tensor_size * data_size), rank // tensor_size % data_size, rank % tensor_size
 
 
-def initialize(parallel: ParallelConfig, backend: str | None = None) -> Topology:
+def initialize(
+    parallel: ParallelConfig, backend: str | None = None, start_timeout_seconds: float = START_TIMEOUT_SECONDS
+) -> Topology:
     """Join the other processes and make the groups; every rank calls this, once.
 
     Reads RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT; without them this is a run of one process. backend
-    None means nccl with CUDA and gloo without.
+    None means nccl with CUDA and gloo without. Raises MissingRanks where some have not come after `start_timeout_seconds`.
     """
     for message in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
@@ -129,7 +133,13 @@ def initialize(parallel: ParallelConfig, backend: str | None = None) -> Topology
         # with more queues the GPU may start a matrix product before the collective that should overlap with it
         os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
         torch.cuda.set_device(device)
-    dist.init_process_group(backend, rank=rank, world_size=world_size, device_id=device if backend == "nccl" else None)
+    dist.init_process_group(
+        backend,
+        store=meet(rank, world_size, start_timeout_seconds),
+        rank=rank,
+        world_size=world_size,
+        device_id=device if backend == "nccl" else None,
+    )
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=parallel.tensor_size,
         pipeline_model_parallel_size=parallel.pipe_size,

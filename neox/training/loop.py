@@ -13,7 +13,7 @@ from neox.monitor.metrics import Throughput, memory_metrics, training_metrics, v
 from neox.monitor.reporters import Reporters
 from neox.training.engine import Engine, StepResult
 from neox.training.schedule import learning_rate
-from neox.training.signals import StopRequest
+from neox.training.signals import Signals
 from neox.training.watchdog import Watchdog
 
 
@@ -40,19 +40,19 @@ def train(
     progress: Progress,
     reporters: Reporters,
     throughput: Throughput,
-    stop: StopRequest,
+    signals: Signals,
     watchdog: Watchdog,
 ) -> Outcome:
     """Train until `train_iters`, or until a signal or `exit_interval` ends the run before.
 
-    `evaluate` gives the validation loss, `save` publishes a checkpoint; each is None where the run has none. Raises
-    NonFiniteLoss. Every rank calls this.
+    `evaluate` gives the validation loss, `save` publishes a checkpoint; each is None where the run has none; `signals` may
+    ask for a checkpoint, or for the end after one. Raises NonFiniteLoss. Every rank calls this.
     """
     last = config.batch.train_iters
     saved_at = progress.iteration  # what was resumed is saved, and so is a run that has not begun
     if save and progress.iteration == 0 and 0 in config.checkpoint.extra_save_iters:
         save(progress)
-    interrupted = stop.agreed()
+    interrupted = signals.agreed().stop
     leaving = interrupted
     throughput.take()  # the time up to here is not training
 
@@ -64,11 +64,12 @@ def train(
         throughput.step()
 
         step = progress.iteration
-        interrupted = stop.agreed()
+        asked = signals.agreed()
+        interrupted = asked.stop
         leaving = interrupted or due(step, config.run.exit_interval)
         logging = due(step, config.monitor.log_interval) or step == last
         evaluating = evaluate is not None and (due(step, config.evaluation.eval_interval) or step == last)
-        saving = save is not None and (save_due(step, config.checkpoint) or leaving or step == last)
+        saving = save is not None and (save_due(step, config.checkpoint) or asked.save or leaving or step == last)
 
         # asking for the loss makes the host wait for the device, so only the steps that need it ask
         metrics = {}

@@ -29,23 +29,30 @@ from neox.tokenizer.tokenizer import build_tokenizer
 from neox.training.engine import Engine
 from neox.training.evaluate import validation_loss
 from neox.training.loop import Outcome, train
-from neox.training.signals import StopRequest
+from neox.training.preflight import preflight
+from neox.training.signals import Signals
 from neox.training.watchdog import Watchdog
 
 
 def pretrain(config: Config) -> Outcome:
     """Train as the config says, and tell how it ended.
 
-    Every rank calls this with the same config. Raises ConfigError, CheckpointError or NonFiniteLoss.
+    Every rank calls this with the same config. Raises ConfigError, MissingRanks, CheckpointError or NonFiniteLoss.
     """
-    topology = parallel.initialize(config.parallel, config.run.distributed_backend)
-    stop = StopRequest(topology)
+    run = config.run
+    topology = parallel.initialize(config.parallel, run.distributed_backend, run.start_timeout_seconds)
+    signals = Signals(topology)
     seed_everything(config.run.seed, topology)
     tokenizer = build_tokenizer(config.tokenizer)
+    vocab_size = true_vocab_size(config.model, tokenizer.vocab_size)
+    if run.preflight:
+        watchdog = Watchdog(run.start_timeout_seconds)
+        watchdog.heard()
+        preflight(config, vocab_size, topology)
+        watchdog.off()
     datasets = build_datasets(
         config.data, config.model.seq_length, samples_needed(config), tokenizer, config.run.seed, topology
     )
-    vocab_size = true_vocab_size(config.model, tokenizer.vocab_size)
     engine = Engine(config, topology, vocab_size)
     data = data_fingerprint(config, topology)
     progress = replace(resume(engine, config.checkpoint, data, topology), data=[asdict(fact) for fact in data])
@@ -89,7 +96,7 @@ def pretrain(config: Config) -> Outcome:
             progress=progress,
             reporters=reporters,
             throughput=throughput,
-            stop=stop,
+            signals=signals,
             watchdog=Watchdog(config.run.hang_timeout_seconds),
         )
     finally:

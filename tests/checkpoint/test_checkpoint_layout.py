@@ -23,6 +23,7 @@ def test_a_published_checkpoint_verifies_and_latest_names_it(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "delete"])
 def test_a_changed_file_is_named(tmp_path: Path, damage: str) -> None:
+    """FAULTS 6 and 7."""
     path = make(tmp_path, 1) / "state.bin"
     if damage == "flip":
         path.write_bytes(b"weighTs")
@@ -37,6 +38,7 @@ def test_a_changed_file_is_named(tmp_path: Path, damage: str) -> None:
 
 
 def test_a_file_of_another_step_is_noticed(tmp_path: Path) -> None:
+    """FAULTS 8."""
     first, second = make(tmp_path, 1, b"weights of 1"), make(tmp_path, 2, b"weights of 2")
     (second / "state.bin").write_bytes((first / "state.bin").read_bytes())
     with pytest.raises(CheckpointError, match="SHA-256"):
@@ -45,6 +47,7 @@ def test_a_file_of_another_step_is_noticed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"global_step9\n", b"junk\n\n;rm\xff", b"../global_step2"])
 def test_a_useless_latest_is_said_and_the_newest_step_is_tried_first(tmp_path: Path, content: bytes) -> None:
+    """FAULTS 5."""
     make(tmp_path, 1), make(tmp_path, 2)
     (tmp_path / "latest").write_bytes(content)
     steps, warning = layout.candidates(tmp_path)
@@ -53,6 +56,7 @@ def test_a_useless_latest_is_said_and_the_newest_step_is_tried_first(tmp_path: P
 
 
 def test_a_missing_latest_is_said(tmp_path: Path) -> None:
+    """FAULTS 5."""
     make(tmp_path, 1)
     (tmp_path / "latest").unlink()
     steps, warning = layout.candidates(tmp_path)
@@ -66,6 +70,7 @@ def test_latest_may_point_back_to_an_older_step(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_save_leaves_is_no_checkpoint_and_is_swept_away(tmp_path: Path) -> None:
+    """FAULTS 2."""
     make(tmp_path, 1)
     (layout.start(tmp_path, 2) / "half").write_bytes(b"half")
     assert layout.candidates(tmp_path) == ([1], None)
@@ -82,6 +87,7 @@ def test_a_step_saved_again_replaces_the_old_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["", "/"])
 def test_pruning_keeps_the_newest_and_the_one_that_latest_names(tmp_path: Path, suffix: str) -> None:
+    """FAULTS 37."""
     save = Path(f"{tmp_path}/my checkpoints{suffix}")
     for step in (1, 2, 10, 9):
         make(save, step)

@@ -53,6 +53,7 @@ def test_a_hostfile(tmp_path):
     ],
 )
 def test_what_is_no_hostfile(tmp_path, text, words):
+    """FAULTS 27."""
     with pytest.raises(ConfigError) as caught:
         read_hostfile(write(tmp_path, text))
     assert words in "\n".join(caught.value.complaints)
@@ -66,6 +67,7 @@ def test_every_line_is_told(tmp_path):
 
 @given(st.text(max_size=40))
 def test_no_name_reaches_a_shell_that_is_not_plainly_a_name(tmp_path_factory, name):
+    """FAULTS 27."""
     path = write(tmp_path_factory.mktemp("hosts"), f"{name} slots=2\n".encode(errors="replace"))
     try:
         hosts = read_hostfile(path)

@@ -95,6 +95,7 @@ def test_bfloat16_of_gpt_neox(write):
 
 
 def test_a_key_given_twice_names_both_places(write):
+    """FAULTS 26."""
     write("a.yml", MODEL + RUN + "hidden-size: 32\n")
     assert complaints_of("a") == [
         "a.yml:7:1: hidden-size: is given twice; the other one is at a.yml:2:1. Remove one of them"
@@ -185,6 +186,7 @@ def test_merge_keys_and_aliases(write):
     ],
 )
 def test_what_cannot_be_read_is_one_line(write, content, expected):
+    """FAULTS 26."""
     write("bad.yml", content)
     write("good.yml", MODEL + RUN)
     complaints = complaints_of("good", "bad")
@@ -198,6 +200,7 @@ def test_a_tab_is_named(write):
 
 
 def test_an_alias_bomb_ends_soon(write):
+    """FAULTS 26."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
     write("bomb.yml", "\n".join(lines))

@@ -44,6 +44,11 @@ CASES = {
         "pipe_parallel_size",
         "5 stages need a block each, but num_layers is 4",
     ),
+    "torchrun_has_a_meeting_point": (
+        {"launcher": "torchrun", "num_nodes": 2, "num_gpus": 1, "master_addr": "node-0"},
+        "master_port",
+        "is missing: the machines of torchrun meet at it, the same on each",
+    ),
     "zero_needs_plain_pipeline": (
         {"pipe_parallel_size": 2, "num_gpus": 2, "zero_optimization": {"stage": 2}},
         "zero_optimization.stage",
@@ -348,6 +353,7 @@ def test_missing_data_and_tokenizer(folder):
 
 
 def test_a_folder_to_save_in(folder):
+    """FAULTS 10."""
     (folder / "file").touch()
     data = {**CHARACTERS, "data_path": "d"}
     for name in ("d.bin", "d.idx"):

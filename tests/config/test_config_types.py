@@ -88,7 +88,10 @@ def test_values(text, section, key, value):
             "1:7: norm: layer_norm is not one of layernorm, rmsnorm, scalenorm, non_parametric_layernorm; did you mean layernorm?",
         ),
         ("norm: te_rmsnorm", "1:7: norm: te_rmsnorm is not supported: use rmsnorm"),
-        ("launcher: jsrun", "1:11: launcher: jsrun is not supported: use local, pdsh, openmpi or slurm"),
+        (
+            "launcher: jsrun",
+            "1:11: launcher: jsrun is not supported: use local, pdsh, openmpi, mpich, slurm or torchrun",
+        ),
         (
             "zero_optimization: {stage: 4}",
             "1:28: zero_optimization.stage: 4 is not one of 0, 1, 2, 3",

@@ -145,6 +145,7 @@ def test_parquet(tmp_path):
     ids=["byte order mark", "CRLF", "no last newline", "blank lines"],
 )
 def test_json_lines_of_other_systems(tmp_path, name, content):
+    """FAULTS 23."""
     assert texts(file(tmp_path, name, content)) == [("one",), ("two\r\n",)]
 
 
@@ -174,6 +175,7 @@ BAD_LINES = [
 @pytest.mark.parametrize("name", ["c.jsonl", "c.jsonl.zst", "c.jsonl.gz"])
 @pytest.mark.parametrize("line, complaint", BAD_LINES)
 def test_bad_record_stops_with_file_and_line(tmp_path, name, line, complaint):
+    """FAULTS 23."""
     path = file(tmp_path, name, LINES + line + b"\n" + LINES)
     with pytest.raises(ConfigError, match=f"{name}:3: {complaint}"):
         texts(path)
@@ -181,6 +183,7 @@ def test_bad_record_stops_with_file_and_line(tmp_path, name, line, complaint):
 
 @pytest.mark.parametrize("name", ["c.jsonl", "c.jsonl.zst", "c.jsonl.gz"])
 def test_bad_records_can_be_left_out(tmp_path, name):
+    """FAULTS 23."""
     path = file(tmp_path, name, b"".join(line + b"\n" + LINES for line, _ in BAD_LINES))
     complaints = []
     assert len(texts(path, complain=lambda place, _: complaints.append(place))) == 2 * len(BAD_LINES)
@@ -190,6 +193,7 @@ def test_bad_records_can_be_left_out(tmp_path, name):
 @pytest.mark.parametrize("name", ["c.jsonl.zst", "c.jsonl.gz", "c.jsonl.xz"])
 @pytest.mark.parametrize("share", [0.0001, 0.5, 0.9999])
 def test_truncated_stream(tmp_path, name, share):
+    """FAULTS 23."""
     lines = b"".join(
         json.dumps({"text": f"{number * 7919 % 1_000_003:x}" * 5}).encode() + b"\n" for number in range(30_000)
     )
@@ -251,6 +255,7 @@ def test_folders_and_patterns(tmp_path):
 
 
 def test_long_file_is_streamed(tmp_path):
+    """FAULTS 23."""
     path = tmp_path / "c.jsonl.zst"
     path.write_bytes(zstandard.compress(b'{"text": "' + b"abcdefgh" * 1_000 + b'"}\n') * 4_000)  # 32 MB of text
     tracemalloc.start()

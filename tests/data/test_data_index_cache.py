@@ -72,6 +72,7 @@ def _build_in_process(folder: Path, mark: Path) -> None:
 
 
 def test_many_processes_at_once_build_it_once(tmp_path):
+    """FAULTS 24."""
     mark = tmp_path / "mark"
     context = multiprocessing.get_context("fork")
     children = [context.Process(target=_build_in_process, args=(tmp_path, mark)) for _ in range(6)]
@@ -97,7 +98,7 @@ def _die_in_build(folder: Path) -> None:
 
 
 def test_killed_builder_is_taken_over(tmp_path):
-    """One is killed while it holds the lock with a half-written entry; another that waits builds it."""
+    """FAULTS 24. One is killed while it holds the lock with a half-written entry; another that waits builds it."""
     (tmp_path / "key.a1b2.partial").mkdir()
     context = multiprocessing.get_context("fork")
     child = context.Process(target=_die_in_build, args=(tmp_path,))

@@ -151,6 +151,7 @@ def test_corpus_that_changes_under_the_run(corpora):
 
 
 def test_one_run_at_a_time(tmp_path):
+    """FAULTS 22."""
     with Workplace(tmp_path / "out", {}) as workplace:
         with (
             pytest.raises(ConfigError, match="out.partial: another run is writing this output"),
@@ -186,6 +187,7 @@ def large(tmp_path) -> list[str]:
 
 
 def test_killed_with_all_its_processes_and_stopped_politely(large, tmp_path):
+    """FAULTS 22."""
     reference = tool(large, "whole", "--workers", "1")
     assert reference.wait() == 0
     for sent in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):

@@ -107,6 +107,7 @@ def test_folder_that_cannot_be_written(tmp_path):
     ],
 )
 def test_damage_is_named_with_its_file(tmp_path, suffix, damage, complaint):
+    """FAULTS 21."""
     write(tmp_path / "s")
     path = tmp_path / f"s{suffix}"
     path.write_bytes(damage(path.read_bytes()))
@@ -134,6 +135,7 @@ def test_large_index_is_checked_in_parts(tmp_path, monkeypatch):
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_altered_files_are_refused_or_read_the_same(tmp_path_factory, data):
+    """FAULTS 21."""
     folder = tmp_path_factory.mktemp("fuzz")
     write(folder / "s")
     path = folder / data.draw(st.sampled_from(["s.idx", "s.idx", "s.bin"]), label="file")

@@ -69,6 +69,7 @@ def root(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.mark.parametrize(("old", "new"), MOVES)
 def test_training_goes_on_in_another_layout(old: str, new: str, root: Path) -> None:
+    """FAULTS 19."""
     metrics = ("train/lm_loss", "train/grad_norm", "train/learning_rate", "train/consumed_tokens")
     went_on, straight = curve(root / f"{old}-{new}", *metrics), curve(root / "straight", *metrics)
     assert len(went_on) == 2

@@ -187,6 +187,8 @@ def test_refused_by_the_name_of_the_key(theirs: Path, changes: dict, words: str)
 
 
 def test_a_pickle_that_runs_code_is_refused(theirs: Path) -> None:
+    """FAULTS 25."""
+
     class Evil:
         def __reduce__(self):
             return (Path.touch, (theirs.parent / "harm",))

@@ -6,7 +6,7 @@ import socket
 from neox.config.hosts import Host
 from neox.config.sections import LaunchConfig
 from neox.launch.argv import Node, forwarded, launcher_argv, node_workers
-from neox.launch.port import free_port
+from neox.launch.port import free_port, held_port, port_of
 
 
 def workers(environ=None, cores=8, devices=2, processes=1, **node):
@@ -107,8 +107,26 @@ def test_openmpi():
     assert command(launcher="openmpi", launcher_args=["--tag"], master_addr="10.0.0.1") == expected
 
 
+def test_mpich():
+    words = ["mpiexec.hydra", "-hosts", "alpha,beta", "-ppn", "1", "-n", "2", "-verbose"]
+    expected = [*words, *AGENT, "--master-addr", "alpha", "--", *ARGV]
+    assert command(launcher="mpich", launcher_args=["-verbose"]) == expected
+
+
+def test_torchrun():
+    start = ["env", "PYTHONPATH=/home/me/my neox", "py", "-m", "torch.distributed.run"]
+    end = ["-m", "neox.launch.elastic", "--orders", "/run here/o", "--", *ARGV]
+    alone = ["--nnodes", "1", "--nproc-per-node", "2", "--standalone", "--max-restarts", "3", "--tee", "3"]
+    one = command(HOSTS[:1], launcher="torchrun", max_restarts=3, launcher_args=["--tee", "3"])
+    assert one == [*start, *alone, *end]
+    many = ["--nnodes", "2", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-id", "neox"]
+    many += ["--rdzv-endpoint", "node-0:29501", "--max-restarts", "0"]
+    assert command(launcher="torchrun", master_addr="node-0") == [*start, *many, *end]
+
+
 def test_slurm():
     words = ["srun", "--nodes", "2", "--ntasks", "2", "--ntasks-per-node", "1", "--kill-on-bad-exit=1"]
+    words.append("--cpu-bind=none")
     expected = [
         *words,
         "--account",
@@ -137,7 +155,16 @@ def test_what_other_hosts_hear_of_this_environment():
     assert forwarded(environ) == {"WANDB_API_KEY": "k", "NCCL_DEBUG": "INFO"}
 
 
+def test_a_held_port_is_free_to_listen_on_and_given_to_nobody_else():
+    with held_port(None) as holder, socket.socket() as rank_0:
+        assert port_of(holder) not in {free_port(None) for _ in range(50)}
+        rank_0.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        rank_0.bind(("", port_of(holder)))
+        rank_0.listen()
+
+
 def test_a_busy_port_is_exchanged():
+    """FAULTS 17."""
     with socket.socket() as busy:
         busy.bind(("", 0))
         busy.listen()

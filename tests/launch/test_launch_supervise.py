@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -100,7 +101,7 @@ def received(folder, rank=0):
 
 @pytest.mark.parametrize(
     ("codes", "expected"),
-    [((0, 0), 0), ((75, 75), 75), ((0, 75), 75), ((1, 0), 1), ((0, 3), 1), ((2, 2), 1), ((75, 1), 1)],
+    [((0, 0), 0), ((75, 75), 75), ((0, 75), 75), ((1, 0), 1), ((0, 3), 1), ((2, 2), 2), ((75, 1), 1)],
 )
 def test_exit_codes(launch, codes, expected):
     launcher = launch(f"sys.exit({codes}[rank])")
@@ -127,6 +128,7 @@ def test_rank_0_has_the_stdin_of_the_launcher(launch):
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"])
 def test_a_signal_reaches_every_worker_once(launch, tmp_path, name):
+    """FAULTS 12."""
     number = signal.Signals[name]
     launcher = launch(f"on(signal.{name}, 75, slow=0.3); ready_and_wait()")
     wait_ready(tmp_path)
@@ -145,6 +147,7 @@ def test_ctrl_c_at_a_terminal_reaches_workers_once(launch, tmp_path):
 
 
 def test_a_second_interrupt_kills(launch, tmp_path):
+    """FAULTS 11 and 12."""
     launcher = launch("on(signal.SIGTERM, 75, slow=60); ready_and_wait()")
     wait_ready(tmp_path)
     launcher.send_signal(signal.SIGTERM)
@@ -191,6 +194,7 @@ def test_a_failure_names_its_rank_and_last_lines_and_ends_the_others(launch, tmp
 
 
 def test_a_killed_rank_is_named_with_its_signal(launch, tmp_path):
+    """FAULTS 13."""
     launcher = launch("ready_and_wait()", count=3)
     wait_ready(tmp_path, 3)
     os.kill(int((tmp_path / "pid.2").read_text()), signal.SIGKILL)
@@ -229,6 +233,7 @@ def test_a_worker_that_ignores_sigterm_is_killed_after_the_grace(launch, tmp_pat
 
 
 def test_a_killed_launcher_leaves_no_worker(launch, tmp_path):
+    """FAULTS 15."""
     launcher = launch("signal.signal(signal.SIGTERM, signal.SIG_IGN); ready_and_wait()", count=3)
     wait_ready(tmp_path, 3)
     assert len(survivors(tmp_path)) == 3
@@ -290,6 +295,7 @@ open(f"lives.{rank}", "a").write("x")
 
 
 def test_a_run_that_fails_starts_again(launch, tmp_path):
+    """FAULTS 16."""
     launcher = launch(LIVES + "if rank == 1 and lives < 2: os.kill(os.getpid(), signal.SIGKILL)\n", restarts=2)
     _, errors = launcher.communicate(timeout=20)
     assert launcher.returncode == 0
@@ -299,14 +305,46 @@ def test_a_run_that_fails_starts_again(launch, tmp_path):
 
 
 def test_it_gives_up_and_tells_every_failure(launch):
-    launcher = launch(LIVES + "if rank == 0: sys.exit(3 + lives)\nready_and_wait()\n", restarts=1)
+    """FAULTS 16."""
+    launcher = launch(
+        LIVES + "if rank == 1: print('in its life', lives); sys.exit(3 + lives)\nready_and_wait()\n", restarts=1
+    )
     _, errors = launcher.communicate(timeout=20)
     assert launcher.returncode == 1
-    assert errors.splitlines()[-3:] == [
+    assert errors.splitlines()[-5:] == [
         "gave up after 1 restarts; what failed, in order:",
-        "    rank 0 failed with exit code 3",
-        "    rank 0 failed with exit code 4",
+        f"    {socket.gethostname()}: rank 1 failed with exit code 3",
+        f"    {socket.gethostname()}: rank 1 failed with exit code 4",
+        "the last lines before the end:",
+        "    in its life 1",
     ]
+
+
+def test_one_that_refuses_to_begin_is_not_started_again(launch, tmp_path):
+    launcher = launch(LIVES + "sys.exit(2)", restarts=3)
+    _, errors = launcher.communicate(timeout=20)
+    assert launcher.returncode == 2
+    assert errors == ""
+    assert (tmp_path / "lives.0").read_text() == "x"
+
+
+def test_a_save_signal_does_not_end_a_process_that_is_still_starting(launch, tmp_path):
+    launcher = launch("on(signal.SIGTERM, 75); ready_and_wait()")
+    wait_ready(tmp_path)
+    launcher.send_signal(signal.SIGUSR1)
+    time.sleep(0.3)
+    assert launcher.poll() is None
+    launcher.terminate()
+    assert launcher.wait(10) == 75
+
+
+def test_a_run_that_saved_on_demand_starts_again_after_a_failure(launch, tmp_path):
+    launcher = launch(LIVES + "if lives == 0: ready_and_wait()", restarts=1)
+    wait_ready(tmp_path)
+    launcher.send_signal(signal.SIGUSR1)
+    time.sleep(0.3)
+    os.kill(int((tmp_path / "pid.1").read_text()), signal.SIGKILL)
+    assert launcher.wait(10) == 0
 
 
 def test_a_run_that_was_told_to_stop_does_not_start_again(launch, tmp_path):

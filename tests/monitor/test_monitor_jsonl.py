@@ -34,6 +34,7 @@ def test_numbers_that_json_lacks_are_null(tmp_path):
 
 
 def test_a_restart_appends_after_a_torn_line_and_readers_take_the_last(tmp_path):
+    """FAULTS 31 and 32."""
     path = tmp_path / "metrics.jsonl"
     before = b'{"iteration": 1, "a": 1.0}\n{"iteration": 2, "a": 2.0}\n{"iteration": 3, "a": 3'
     path.write_bytes(before)
@@ -47,6 +48,7 @@ def test_a_restart_appends_after_a_torn_line_and_readers_take_the_last(tmp_path)
 
 
 def test_every_finished_report_survives_kill_9(tmp_path):
+    """FAULTS 31."""
     program = (
         "import os; from neox.monitor.jsonl import JsonLines; r = JsonLines(os.environ['FOLDER'])\n"
         "for i in range(1, 51): r.report(i, {'a': float(i)})\n"

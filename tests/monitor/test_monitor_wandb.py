@@ -97,6 +97,7 @@ EXPECTED = [(i, i, pytest.approx(5.0 / i)) for i in range(1, 6)]
 
 
 def test_without_a_key_the_run_is_recorded_and_the_sync_command_said(tmp_path):
+    """FAULTS 30."""
     monitor = {"log_dir": "logs", "wandb_project": "p", "wandb_group": "g", "wandb_team": "t", "wandb_run_name": "n"}
     output = report(tmp_path, monitor=monitor)
     [run_folder] = offline_runs(tmp_path)
@@ -112,6 +113,7 @@ def test_without_a_key_the_run_is_recorded_and_the_sync_command_said(tmp_path):
 
 
 def test_a_dead_server_costs_no_time_and_the_key_is_written_nowhere(tmp_path):
+    """FAULTS 29 and 30."""
     output = report(
         tmp_path,
         environment={"WANDB_API_KEY": CANARY},
@@ -143,6 +145,7 @@ def test_a_server_that_never_answers_leads_to_an_offline_run(tmp_path):
 
 
 def test_training_goes_on_when_wandb_dies(tmp_path):
+    """FAULTS 30."""
     output = report(tmp_path, monitor={"log_dir": "logs"}, then="kill core")
     assert output.count("training goes on") == 1
     assert output.count("SECONDS") == 5
@@ -153,6 +156,7 @@ def test_training_goes_on_when_wandb_dies(tmp_path):
 
 
 def test_a_killed_run_has_every_report_older_than_the_flush_interval_and_its_restart_the_same_id(tmp_path):
+    """FAULTS 31 and 32."""
     report(tmp_path, monitor={"log_dir": "logs"}, run_id="same0run", then="die", status=-9)
     report(tmp_path, monitor={"log_dir": "logs"}, run_id="same0run", first=4)
     first, second = offline_runs(tmp_path)

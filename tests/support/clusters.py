@@ -1,12 +1,13 @@
 """Real clusters on one machine: two Slurm nodes, two hosts as network namespaces with an sshd each, and a Ray cluster of two nodes.
 
-All but Ray need root, and the Debian packages slurm-wlm, munge, pdsh, openssh-server, iproute2 and openmpi-bin.
+All but Ray need root, and the Debian packages slurm-wlm, munge, pdsh, openssh-server and iproute2.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -88,6 +89,14 @@ class Hosts:
     def inside(self, index: int, command: list[str]) -> list[str]:
         """The command as it runs on one of the hosts."""
         return ["ip", "netns", "exec", _namespace(index), *command]
+
+    def lose(self, index: int) -> None:
+        """End every process of a host at once, as a loss of power does; only its sshd is there again."""
+        listed = subprocess.run(["ip", "netns", "pids", _namespace(index)], capture_output=True, text=True, check=True)
+        for pid in map(int, listed.stdout.split()):
+            with suppress(ProcessLookupError, FileNotFoundError):
+                if b"-D" not in Path(f"/proc/{pid}/cmdline").read_bytes():  # of the sshd that listens
+                    os.kill(pid, signal.SIGKILL)
 
 
 def _namespace(index: int) -> str:

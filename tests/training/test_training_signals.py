@@ -1,0 +1,115 @@
+"""What a signal does to the training loop, in whichever phase it comes: real signals to this process, and no model."""
+
+import os
+import signal
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from neox.checkpoint.publish import Progress
+from neox.config.read import config_from_values
+from neox.monitor.metrics import Throughput
+from neox.training.engine import StepResult
+from neox.training.loop import train
+from neox.training.signals import Signals
+from neox.training.watchdog import Watchdog
+
+KEYS = {
+    "num_layers": 1,
+    "hidden_size": 8,
+    "num_attention_heads": 1,
+    "max_position_embeddings": 8,
+    "train_micro_batch_size_per_gpu": 1,
+    "train_iters": 10,
+    "eval_interval": 4,
+    "checkpoint_factor": 4,
+    "save": "nowhere",
+}
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """The signals of this process mean afterwards what they meant before."""
+    changed = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+    before = [signal.getsignal(number) for number in changed]
+    yield
+    for number, handler in zip(changed, before):
+        signal.signal(number, handler)
+
+
+class Run:
+    """A run of ten steps that signals itself once, at step 4, in one of its phases."""
+
+    device, synchronous = torch.device("cpu"), False
+
+    def __init__(self, phase: str, number: int):
+        self.phase, self.number = phase, number
+        self.steps = 0
+        self.saved: list[int] = []
+        self.outcome = self.train()
+
+    def train(self):
+        return train(
+            config_from_values(KEYS),
+            engine=self,
+            batches=self.batches(),
+            evaluate=self.evaluate,
+            save=self.save,
+            progress=Progress(),
+            reporters=SimpleNamespace(report=lambda *_: None),
+            throughput=Throughput(samples_per_step=1, seq_length=8, flops_per_token=1, processes=1, peak_tflops=None),
+            signals=Signals(SimpleNamespace(world_size=1, backend="gloo")),
+            watchdog=Watchdog(None),
+        )
+
+    def reach(self, phase: str) -> None:
+        if phase == self.phase and self.steps == 4:
+            os.kill(os.getpid(), self.number)
+
+    def batches(self):
+        while True:
+            self.steps += 1
+            self.reach("loading")
+            yield None
+
+    def train_step(self, batches, *_):
+        next(batches)
+        self.reach("step")
+        return StepResult(loss=torch.ones(()), grad_norm=torch.ones(()), skipped=False, loss_scale=None)
+
+    def evaluate(self) -> float:
+        self.reach("evaluation")
+        return 1.0
+
+    def save(self, progress: Progress) -> None:
+        self.reach("saving")
+        self.saved.append(progress.iteration)
+
+
+PHASES = {"loading": 4, "step": 4, "evaluation": 5, "saving": 5}  # and the step after which the signal is answered
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_stop_saves_once_and_ends(phase, number):
+    """FAULTS 11: in the step, while data load, in the evaluation, in a save."""
+    run = Run(phase, number)
+    assert run.outcome.interrupted and run.outcome.saved
+    assert run.saved == sorted({4, PHASES[phase]})
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_save_saves_once_and_goes_on(phase):
+    """FAULTS 12."""
+    run = Run(phase, signal.SIGUSR1)
+    assert not run.outcome.interrupted
+    assert run.saved == sorted({4, PHASES[phase], 8, 10})
+
+
+def test_the_same_signal_from_two_sides_is_one():
+    """FAULTS 12: Slurm signals every process of a job, and the launcher passes it on."""
+    signals = Signals(SimpleNamespace(world_size=1, backend="gloo"))
+    for expected in (True, False):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert signals.agreed().save is expected
