@@ -5,7 +5,7 @@ import sys
 from neox.checkpoint.layout import CheckpointError
 from neox.config.errors import ConfigError
 from neox.config.handover import config_from_argv
-from neox.training.loop import NonFiniteLoss
+from neox.training.guard import NonFiniteLoss
 from neox.training.pretrain import pretrain
 
 STOPPED = 75  # EX_TEMPFAIL: saved, start again to resume

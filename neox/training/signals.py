@@ -22,9 +22,10 @@ class StopRequest:
         # the answer is wanted on the host: asked over gloo, it costs the GPU no synchronisation
         self._group = distributed.new_group(backend="gloo") if topology.backend == "nccl" else None
         for number in STOP_SIGNALS:
-            signal.signal(number, self._request)
+            signal.signal(number, self.ask)
 
-    def _request(self, *_: object) -> None:
+    def ask(self, *_: object) -> None:
+        """Ask for the stop; called by signals, and from other threads."""
         self._requested = True
 
     def agreed(self) -> bool:

@@ -135,6 +135,16 @@ CASES = {
         "max_restarts",
         "a restart goes on from a checkpoint: give save",
     ),
+    "rollbacks_have_checkpoints": (
+        {"on_nonfinite": "rollback"},
+        "on_nonfinite",
+        "a rollback goes back to a checkpoint: give save",
+    ),
+    "checkpoint_urls_are_plain": (
+        {"save": "s", "checkpoint_factor": 5, "checkpoint_upload": "s3://key:secret@bucket/run"},
+        "checkpoint_upload",
+        "has a password in it",
+    ),
     "data_is_given_one_way": (
         {**CHARACTERS, "data_path": "a", "train_data_paths": ["b"], "valid_data_paths": ["c"]},
         "data_path",
