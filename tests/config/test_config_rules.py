@@ -119,6 +119,11 @@ CASES = {
         "tokenizer_type",
         "is missing: HFTokenizer needs it",
     ),
+    "checkpoint_urls_are_plain": (
+        {"save": "s", "checkpoint_factor": 5, "checkpoint_upload": "s3://key:secret@bucket/run"},
+        "checkpoint_upload",
+        "has a password in it",
+    ),
     "extra_settings_are_extra": (
         {"deepspeed_extra_args": {"zero_optimization": {"stage": 2}}},
         "deepspeed_extra_args",
@@ -139,11 +144,6 @@ CASES = {
         {"on_nonfinite": "rollback"},
         "on_nonfinite",
         "a rollback goes back to a checkpoint: give save",
-    ),
-    "checkpoint_urls_are_plain": (
-        {"save": "s", "checkpoint_factor": 5, "checkpoint_upload": "s3://key:secret@bucket/run"},
-        "checkpoint_upload",
-        "has a password in it",
     ),
     "data_is_given_one_way": (
         {**CHARACTERS, "data_path": "a", "train_data_paths": ["b"], "valid_data_paths": ["c"]},

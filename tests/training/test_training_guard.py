@@ -16,7 +16,7 @@ from neox.training.guard import MOST_ROLLBACKS, MOST_SKIPS, Guard, NonFiniteLoss
 
 # the fault is in the fourth step of each row, on one rank: of the two replicas, of the two shares of each layer, or on the stage
 # that computes the loss. FAULTY are the calls of that rank for a micro-batch, counted over all rows.
-KEYS = {"num_gpus": 2, "num_layers": 2, "train_iters": 6, "eval_iters": 0, "hidden_dropout": 0.1}
+KEYS = {"num_gpus": 2, "num_layers": 2, "train_iters": 6, "eval_iters": 0}
 SKIP = {"on_nonfinite": "skip", "checkpoint_factor": 3}
 ROLLBACK = {"on_nonfinite": "rollback", "checkpoint_factor": 2}
 ROWS = {
