@@ -18,6 +18,8 @@ import sys
 import time
 from pathlib import Path
 
+import torch._inductor.select_algorithm  # noqa: F401 (torch would import it in every life, which takes longer than the rest)
+
 from neox.config.read import read_config
 from neox.config.sections import Config
 from neox.launch.port import free_port
