@@ -92,7 +92,7 @@ def test_kills_at_random_instants(seeds: range, processes: int, char_data: Path,
         lives[f"seed{seed}"] = (draw.random() < 0.5, deaths)
     deaths = live_and_die(in_memory, char_data, processes, lives)
     print(f"{deaths} deaths of {len(lives)} runs")
-    assert deaths >= len(lives), "the kills come too late to mean anything"
+    assert deaths >= len(lives) // 2, "the kills come too late to mean anything"
 
 
 def test_kills_at_every_point_of_a_save(char_data: Path, in_memory: Path) -> None:
