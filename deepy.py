@@ -100,6 +100,8 @@ def main(argv: Sequence[str]) -> int:
         if arguments.dry_run:
             _show(plan, arguments.json)
             return 0
+        if script.name == "train.py" and plan.cannot_save:
+            return _refuse(ConfigError(plan.cannot_save))
         print_plan(plan, Console(stderr=True), trains=script.name == "train.py", commands=False)
         return start.run()
 

@@ -7,7 +7,7 @@ from neox.config.errors import ConfigError
 from neox.config.handover import config_from_argv
 from neox.parallel.agreement import first_to_say
 from neox.parallel.meeting import MissingRanks
-from neox.training.loop import NonFiniteLoss
+from neox.training.guard import NonFiniteLoss
 from neox.training.pretrain import pretrain
 
 FAILED, REFUSED = 1, 2

@@ -4,6 +4,7 @@
     python tools/bench.py train --shape 125M --precision bf16 --steps 20 --json
     python tools/bench.py memory                                 # what the plan says of memory against real runs
     python tools/bench.py launch                                 # from Enter to the first step
+    python tools/bench.py checkpoint --shape 125M --steps 20     # what saving costs the loop, and against the disk's speed
     python tools/bench.py data --workers 1 2 4                   # preprocessing, 100 MB of the sample corpus
 
 Speed on a shared machine swings: the contestants take turns, medians are compared, and CPU-seconds stand beside them.
@@ -25,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from neox.config.errors import ConfigError
 from neox.config.resolve import cuda_devices
 from neox.config.sections import TokenizerConfig
+from tools.benchmarks.checkpoint import CheckpointBench, bench_checkpoint, print_checkpoint
 from tools.benchmarks.data import DataBench, bench_data, print_data_result
 from tools.benchmarks.launch import LaunchBench, bench_launch, print_launch
 from tools.benchmarks.memory import CASES, bench_memory, print_memory
@@ -81,6 +83,18 @@ def _launch(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     return bench_launch(LaunchBench(processes=tuple(options.processes), rounds=options.rounds), console)
 
 
+def _checkpoint(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    bench = CheckpointBench(
+        device=options.device,
+        shape=options.shape or DEFAULT_SHAPES[options.device][0],
+        precision=options.precision or DEFAULT_PRECISIONS[options.device][0],
+        steps=options.steps,
+        saves=options.saves,
+        folder=options.folder,
+    )
+    return bench_checkpoint(bench, console)
+
+
 def _data(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     bench = DataBench(
         inputs=tuple(options.input),
@@ -101,12 +115,21 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="WHAT")
     train = commands.add_parser("train", help="training steps against a plain PyTorch loop", allow_abbrev=False)
     memory = commands.add_parser("memory", help="the plan's memory against real runs", allow_abbrev=False)
-    for command in (train, memory):
+    checkpoint = commands.add_parser("checkpoint", help="saves against the disk's speed", allow_abbrev=False)
+    for command in (train, memory, checkpoint):
         command.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
         command.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if cuda_devices() else "cpu")
     memory.set_defaults(run=_memory, show=print_memory)
     memory.add_argument(
         "--run", dest="runs", choices=CASES, nargs="+", default=list(CASES), help="runs to compare; all by default"
+    )
+    checkpoint.set_defaults(run=_checkpoint, show=print_checkpoint)
+    checkpoint.add_argument("--shape", choices=SHAPES, help="model to save")
+    checkpoint.add_argument("--precision", choices=PRECISIONS, help="number format of the model; what is saved is fp32")
+    checkpoint.add_argument("--steps", type=_positive, default=20, metavar="N", help="steps between two saves (20)")
+    checkpoint.add_argument("--saves", type=_positive, default=5, metavar="N", help="saves of each kind (5)")
+    checkpoint.add_argument(
+        "--folder", metavar="FOLDER", help="where to save; the folder of temporary files by default"
     )
     train.add_argument("--shape", choices=SHAPES, nargs="+", help="models to measure")
     train.add_argument("--precision", choices=PRECISIONS, nargs="+", help="number formats to measure")

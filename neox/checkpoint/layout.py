@@ -14,6 +14,7 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,14 +54,28 @@ def file_entry(path: Path) -> FileEntry:
         return FileEntry(path.name, path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
-def start(save: Path, step: int) -> Path:
-    """Make the empty temporary folder of a step, sweeping away what killed runs have left."""
+def start(save: Path, step: int, size_bytes: int = 0) -> Path:
+    """Make the empty temporary folder of a step, sweeping away what killed runs have left.
+
+    Raises CheckpointError where the disk has less than `size_bytes` free.
+    """
     save.mkdir(parents=True, exist_ok=True)
     for left_over in [*save.glob(".tmp-global_step*"), *save.glob(".old-global_step*")]:
         shutil.rmtree(left_over)
+    free_bytes = shutil.disk_usage(save).free
+    if free_bytes < size_bytes:
+        raise CheckpointError(
+            f"{save}: the checkpoint of step {step} takes {size_bytes:,} bytes, and the disk has {free_bytes:,} free; "
+            "the older checkpoints are kept"
+        )
     folder = temporary_folder(save, step)
     folder.mkdir()
     return folder
+
+
+def discard(save: Path, step: int) -> None:
+    """Remove what a failed save has written, as far as the disk lets us: the next save sweeps up the rest."""
+    shutil.rmtree(temporary_folder(save, step), ignore_errors=True)
 
 
 def publish(save: Path, step: int, entries: list[FileEntry], facts: dict) -> Path:
@@ -147,12 +162,15 @@ def candidates(save: Path) -> tuple[list[int], str | None]:
     return [latest, *(step for step in found if step != latest)], None
 
 
-def prune(save: Path, keep: int | None) -> list[str]:
-    """Remove all but the newest `keep` checkpoints, never the one that `latest` names; return the removed names."""
+def prune(save: Path, keep: int | None, spared: Collection[str] = ()) -> list[str]:
+    """Remove all but the newest `keep` checkpoints, never the one that `latest` names; return the removed names.
+
+    spared: names that stay too, until the next time.
+    """
     if keep is None:
         return []
-    latest = (save / LATEST).read_text().strip()
-    removed = [step_name(step) for step in steps(save)[keep:] if step_name(step) != latest]
+    spared = {(save / LATEST).read_text().strip(), *spared}
+    removed = [name for name in map(step_name, steps(save)[keep:]) if name not in spared]
     for name in removed:
         # renamed first: a folder that is half removed must not look like a checkpoint
         doomed = save / f".old-{name}"

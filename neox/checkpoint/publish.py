@@ -27,6 +27,9 @@ class Progress:
     iteration: int = 0  # optimizer steps done
     consumed_samples: int = 0  # the position in the data
     consumed_tokens: int = 0
+    skipped_steps: int = 0  # steps whose update was left out
+    rollbacks: int = 0  # times that the run went back to a checkpoint
+    usual_loss: float | None = None  # what a loss spike is measured against; None where nobody asks
     wandb_run_id: str | None = None
     data: Sequence[Mapping[str, Any]] | None = None  # the fingerprint of what was read; None where nobody knows it
 

@@ -1,6 +1,7 @@
-"""Save and restore the training state: weights, moments, counters and random states, of any layout.
+"""Take and restore the training state: weights, moments, counters and random states, of any layout.
 
-Every rank calls `save` and `restore`. They fail on all ranks together, so that nobody waits for a rank that has given up.
+Every rank calls `snapshot` and `restore`; `neox.checkpoint.saver` writes what the first one gives. Restoring fails on all ranks
+together, so that nobody waits for a rank that has given up.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from neox.checkpoint.fragments import (
     optimizer_steps,
     set_optimizer_steps,
 )
-from neox.checkpoint.layout import CheckpointError, FileEntry
-from neox.checkpoint.publish import PROGRESS, Counters, Progress, publish_state
+from neox.checkpoint.layout import CheckpointError
+from neox.checkpoint.publish import PROGRESS, Counters, Progress
 from neox.checkpoint.tensors import (
     WEIGHT,
     Piece,
@@ -31,7 +32,6 @@ from neox.checkpoint.tensors import (
     Weight,
     check_names,
     check_shape,
-    write_tensors,
 )
 from neox.model.moe import is_shared_out
 from neox.parallel.agreement import together
@@ -50,31 +50,32 @@ class TrainingState:
     topology: Topology
 
 
-def save(state: TrainingState, progress: Progress, folder: Path, config_text: str, keep_last: int | None) -> Path:
-    """Write the checkpoint of `progress.iteration` and publish it; return its folder.
+@dataclass(frozen=True)
+class Snapshot:
+    """What one rank writes of the training state at one step, and the numbers that go with it."""
 
-    Raises CheckpointError on every rank where one of them cannot write; the older checkpoints are untouched.
-    """
-    step = progress.iteration
-    is_main = state.topology.rank == 0
-    together(lambda: is_main and layout.start(folder, step) and None, CheckpointError)
-    written = together(lambda: _write_rank(state, layout.temporary_folder(folder, step)), CheckpointError)
+    progress: Progress
+    file: str
+    tensors: dict[str, torch.Tensor]
+    weights: dict[str, Weight]  # the piece of each weight that the tensors are
+    moments: list[str]
+    counters: Counters
+    layout: dict[str, int]  # of the run
 
-    def publish() -> None:
-        publish_state(
-            folder,
-            progress,
-            _counters(state.optimizer),
-            entries=[entry for entry, _ in written],
-            weights=_merge([pieces for _, pieces in written]),
-            moments=moment_keys(state.optimizer),
-            config_text=config_text,
-            written_by=_describe(state.topology),
-        )
-        layout.prune(folder, keep_last)
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the tensors."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
 
-    together(lambda: publish() if is_main else None, CheckpointError)
-    return folder / layout.step_name(step)
+    def copied(self, buffers: dict[str, torch.Tensor]) -> Snapshot:
+        """The same in memory of the host that training does not touch. buffers: kept by the caller from copy to copy."""
+        for name, tensor in self.tensors.items():
+            if name not in buffers:
+                buffers[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+            buffers[name].copy_(tensor, non_blocking=True)
+        if torch.cuda.is_initialized():
+            torch.cuda.current_stream().synchronize()
+        return replace(self, tensors={name: buffers[name] for name in self.tensors})
 
 
 def restore(state: TrainingState, folder: Path, weights_only: bool = False) -> Progress:
@@ -86,8 +87,9 @@ def restore(state: TrainingState, folder: Path, weights_only: bool = False) -> P
     return together(lambda: _read_rank(state, folder, weights_only), CheckpointError)[state.topology.rank]
 
 
-def _write_rank(state: TrainingState, folder: Path) -> tuple[FileEntry, dict[str, Weight]]:
-    """Write this rank's share: what no other rank holds, and its random state."""
+@torch.no_grad()
+def snapshot(state: TrainingState, progress: Progress) -> Snapshot:
+    """This rank's share, as views: what no other rank holds, and its random state."""
     topology = state.topology
     file = f"state_{topology.rank:05d}.safetensors"
     tensors = {f"random/{name}": value for name, value in _random_state(topology).items()}
@@ -120,7 +122,9 @@ def _write_rank(state: TrainingState, folder: Path) -> tuple[FileEntry, dict[str
         partition_dim = fragment.parameter.partition_dim if _is_split(fragment.parameter) else None
         weights[fragment.name] = Weight(shape, partition_dim, (piece,))
         tensors.update({f"{key}/{fragment.name}": value for key, value in fragment.tensors.items()})
-    return write_tensors(folder / file, tensors), weights
+    return Snapshot(
+        progress, file, tensors, weights, moment_keys(state.optimizer), _counters(state.optimizer), _describe(topology)
+    )
 
 
 @torch.no_grad()
@@ -149,7 +153,7 @@ def _read_rank(state: TrainingState, folder: Path, weights_only: bool) -> Progre
     facts = json.loads((folder / PROGRESS).read_bytes())
     progress = Progress(**{name: facts[name] for name in asdict(Progress()) if name in facts})
     if weights_only:
-        return replace(progress, iteration=0, consumed_samples=0, consumed_tokens=0, wandb_run_id=None, data=None)
+        return Progress()
     _set_counters(optimizer, facts)
     if layout.read_manifest(folder)["layout"] == _describe(topology):
         _set_random_state(reader, topology)
@@ -179,14 +183,6 @@ def _full_shape(parameter: nn.Parameter, tensor_size: int) -> tuple[int, ...]:
     if tensor_size > 1:
         shape[parameter.partition_dim] *= tensor_size
     return tuple(shape)
-
-
-def _merge(ranks: list[dict[str, Weight]]) -> dict[str, Weight]:
-    merged: dict[str, Weight] = {}
-    for weights in ranks:
-        for name, weight in weights.items():
-            merged[name] = replace(weight, pieces=(merged[name].pieces if name in merged else ()) + weight.pieces)
-    return merged
 
 
 def _describe(topology: Topology) -> dict[str, int]:

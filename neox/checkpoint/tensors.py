@@ -46,10 +46,13 @@ class Weight:
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> FileEntry:
     """Write tensors to a safetensors file, one at a time, and wait until they are on the disk.
 
-    The SHA-256 is taken from the bytes that go out, in the same pass.
+    The SHA-256 is taken from the bytes that go out, in the same pass. Raises CheckpointError where a number is not finite: such a
+    state trains to nothing, and the older checkpoints are worth more.
     """
     header, offset = {}, 0
     for name, tensor in tensors.items():
+        if not _is_finite(tensor):
+            raise CheckpointError(f"{name} holds a number that is not finite: nothing is saved of it")
         end = offset + tensor.numel() * tensor.element_size()
         header[name] = {"dtype": DTYPE_NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
         offset = end
@@ -63,6 +66,13 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> FileEntry:
         file.flush()
         os.fsync(file.fileno())
     return FileEntry(path.name, size_bytes, digest.hexdigest())
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """One pass that allocates nothing; the SHA-256 of the same bytes takes several times as long."""
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return True
+    return bool(torch.linalg.vector_norm(tensor.detach(), float("inf")).isfinite())
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:

@@ -66,6 +66,8 @@ OTHER_KEYS: dict[str, Other] = {
         global_batch_size="train_batch_size",
         gas="gradient_accumulation_steps",
         save_interval="checkpoint_factor",
+        s3_path="checkpoint_upload",
+        async_save="checkpoint_asynchronous",
         lr="optimizer.params.lr",
         learning_rate="optimizer.params.lr",
         betas="optimizer.params.betas",
@@ -244,7 +246,6 @@ OTHER_KEYS: dict[str, Other] = {
     **_refused("a loaded checkpoint is verified by its manifest", checkpoint_validation_with_forward_pass=False),
     **_refused("a checkpoint holds everything that a run needs to go on", no_save_optim=False, no_save_rng=False),
     **_refused("use finetune: true to take only the weights", no_load_optim=False, no_load_rng=False),
-    **_refused("copy finished checkpoint folders with your own tool", s3_path=()),
     **_refused("activations are recomputed, not moved to the CPU: use checkpoint_activations", checkpoint_in_cpu=False),
     **_refused("use checkpoint_activations and checkpoint_num_layers", activation_checkpointing=({},)),
     # Logging and profiling.

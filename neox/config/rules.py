@@ -263,6 +263,28 @@ def restarts_have_checkpoints(config: Any) -> Complaints:
         yield "max_restarts", "a restart goes on from a checkpoint: give save, and checkpoint_factor"
 
 
+def rollbacks_have_checkpoints(config: Any) -> Complaints:
+    checkpoint, optimization = config.checkpoint, config.optimization
+    saves = checkpoint.save is not None and (checkpoint.checkpoint_factor or checkpoint.extra_save_iters)
+    for key in ("on_nonfinite", "on_loss_spike"):
+        unused = key == "on_loss_spike" and optimization.loss_spike_factor is None
+        if getattr(optimization, key) == "rollback" and not saves and not unused:
+            yield key, "a rollback goes back to a checkpoint: give save, and checkpoint_factor"
+
+
+def checkpoint_urls_are_plain(config: Any) -> Complaints:
+    upload, load = config.checkpoint.checkpoint_upload, config.checkpoint.load
+    if upload is not None and "://" not in upload:
+        yield "checkpoint_upload", f"{upload} is not a URL, as in s3://bucket/run or file:///folder"
+    for key, url in (("checkpoint_upload", upload), ("load", load)):
+        if url is not None and "://" in url and "@" in url.partition("://")[2].partition("/")[0]:
+            yield (
+                key,
+                "has a password in it, which logs and checkpoints would show: give it in the environment "
+                "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)",
+            )
+
+
 def data_is_given_one_way(config: Any) -> Complaints:
     data = config.data
     lists = [
@@ -427,6 +449,7 @@ def nothing_is_saved(config: Any) -> Complaints:
         "checkpoint_factor": checkpoint.checkpoint_factor is not None,
         "extra_save_iters": bool(checkpoint.extra_save_iters),
         "keep_last_n_checkpoints": checkpoint.keep_last_n_checkpoints is not None,
+        "checkpoint_upload": checkpoint.checkpoint_upload is not None,
     }
     wanted = [key for key, given in keys.items() if given]
     if wanted and checkpoint.save is None:
@@ -503,12 +526,14 @@ RULES: list[Rule] = [
     fill_in_has_a_rate,
     split_is_three_shares,
     tokenizer_has_its_files,
+    checkpoint_urls_are_plain,
     extra_settings_are_extra,
 ]
 TRAINING_RULES: list[Rule] = [
     training_has_an_end,
     saved_steps_are_within_the_run,
     restarts_have_checkpoints,
+    rollbacks_have_checkpoints,
     data_is_given_one_way,
     evaluation_has_data,
 ]

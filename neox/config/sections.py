@@ -274,6 +274,9 @@ class ZeroOptimization(Section):
     )
 
 
+Remedy = Literal["stop", "skip", "rollback"]
+
+
 class OptimizerConfig(Section):
     """The optimizer, its schedule, and ZeRO."""
 
@@ -294,6 +297,17 @@ class OptimizerConfig(Section):
     )
     min_lr: NonNegativeFloat = Field(0.0, description="learning rate at the end of the decay")
     warmup: Fraction = Field(0.01, description="share of lr_decay_iters in which the learning rate rises from zero")
+    on_nonfinite: Remedy = Field(
+        "stop",
+        description="what to do where the loss or the gradient is not finite: stop, skip the update, or rollback to the newest "
+        "checkpoint and go on past the data; the last two make a GPU's host wait for each step's loss",
+    )
+    loss_spike_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] | None = Field(
+        None,
+        description="a loss above this many times the mean of the recent ones is a spike; to know it, a GPU's host waits for each "
+        "step's loss",
+    )
+    on_loss_spike: Remedy = Field("skip", description="what to do at a spike, as in on_nonfinite")
 
     @property
     def zero_stage(self) -> int:
@@ -350,10 +364,20 @@ class CheckpointConfig(Section):
     save: str | None = Field(
         None, description="folder of the checkpoints; a run continues from the newest good one in it"
     )
-    load: str | None = Field(None, description="folder to start from where save holds no checkpoint yet")
+    load: str | None = Field(
+        None, description="folder, or URL of checkpoint_upload, to start from where save holds no checkpoint yet"
+    )
     checkpoint_factor: PositiveInt | None = Field(None, description="steps between two checkpoints")
     extra_save_iters: list[NonNegativeInt] = Field([], description="further steps to save at")
     keep_last_n_checkpoints: PositiveInt | None = Field(None, description="older checkpoints than these are removed")
+    checkpoint_asynchronous: bool = Field(
+        False,
+        description="save while training goes on, which waits only for the copy to the host's memory; that much memory is held",
+    )
+    checkpoint_upload: str | None = Field(
+        None,
+        description="URL that each checkpoint is copied to in the background: s3://, gs:// or file://; keys come from the environment",
+    )
     finetune: bool = Field(False, description="take only the weights from load: fresh optimizer, schedule and data")
     allow_data_change: bool = Field(
         False, description="go on although the data or their order are not those of the checkpoint"

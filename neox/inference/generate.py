@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import torch
 
+from neox.checkpoint.upload import local_checkpoints
 from neox.checkpoint.weights import load_weights
 from neox.config.sections import Config
 from neox.config.sizes import true_vocab_size
@@ -30,7 +30,8 @@ def generate(config: Config) -> None:
     tokenizer = build_tokenizer(config.tokenizer)
     vocab_size = true_vocab_size(config.model, tokenizer.vocab_size)
     model = GPT(config.model, vocab_size=vocab_size, topology=topology)
-    checkpoint, warnings = load_weights(model, Path(folder), topology)
+    with local_checkpoints(folder, topology) as checkpoints:
+        checkpoint, warnings = load_weights(model, checkpoints, topology)
     # standard output is for the texts
     print(*warnings, f"weights of {checkpoint}", sep="\n", file=sys.stderr, flush=True)
     generator = Generator(

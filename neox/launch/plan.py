@@ -120,6 +120,14 @@ class Plan:
         return self.checkpoints * self.checkpoint_bytes
 
     @property
+    def cannot_save(self) -> str | None:
+        """Why not even the first checkpoint can be written; None where it can, or where nothing is saved."""
+        free, needed = self.free_disk_bytes, self.checkpoint_bytes
+        if free is None or needed <= free:
+            return None
+        return f"save: a checkpoint takes {needed:,} bytes, and the disk of {self.config.checkpoint.save} has {free:,} free"
+
+    @property
     def stages(self) -> list[Stage]:
         """The layout, stage by stage."""
         parallel, layers = self.config.parallel, self.config.model.num_layers

@@ -7,29 +7,36 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from torch import distributed
+from torch.distributed import ProcessGroup
 
 Result = TypeVar("Result")
 
 
-def gather_objects(value: Result) -> list[Result]:
-    """The value of every rank, in rank order, on every rank. Every rank calls this."""
+def gather_objects(value: Result, group: ProcessGroup | None = None) -> list[Result]:
+    """The value of every rank, in rank order, on every rank. Every rank calls this.
+
+    group: all ranks again, for a thread that talks while the main one does; None is the main one's.
+    """
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
         return [value]
     values: list = [None] * distributed.get_world_size()
-    distributed.all_gather_object(values, value)
+    distributed.all_gather_object(values, value, group=group)
     return values
 
 
-def together(work: Callable[[], Result], error_type: type[Exception]) -> list[Result]:
+def together(
+    work: Callable[[], Result], error_type: type[Exception], group: ProcessGroup | None = None
+) -> list[Result]:
     """Run `work` on every rank and return all results; where one rank fails, every rank raises `error_type`.
 
-    Without this, the ranks that succeed would wait in their next collective for the one that has failed.
+    Without this, the ranks that succeed would wait in their next collective for the one that has failed. group: as in
+    `gather_objects`.
     """
     try:
         outcome = work(), None
     except (OSError, ValueError, RuntimeError) as error:
         outcome = None, str(error) or type(error).__name__
-    outcomes = gather_objects(outcome)
+    outcomes = gather_objects(outcome, group)
     complaints = [f"rank {rank}: {complaint}" for rank, (_, complaint) in enumerate(outcomes) if complaint is not None]
     if complaints:
         raise error_type("\n".join(sorted(set(complaints), key=complaints.index)))

@@ -8,13 +8,15 @@ averages over micro-batches and replicas that DeepSpeed takes give exactly that 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import deepspeed
 import torch
 from torch import distributed
 
+from neox.checkpoint.fragments import base_optimizer
 from neox.checkpoint.state import TrainingState
 from neox.config.deepspeed import deepspeed_config
 from neox.config.sections import Config
@@ -41,7 +43,7 @@ class StepResult:
     loss: torch.Tensor  # mean over the tokens of the global batch, before the update
     auxiliary_loss: torch.Tensor | None  # sum over the mixtures of experts; None where the model has none
     grad_norm: float | torch.Tensor  # global norm before clipping
-    skipped: bool  # an fp16 overflow: no update was made
+    skipped: bool  # DeepSpeed made no update: an overflow of fp16, or a gradient that is not finite
     loss_scale: float | None  # of fp16
 
 
@@ -107,9 +109,20 @@ class Engine:
             for name, parameter in layer.named_parameters()
         }
         self.state = TrainingState(names, self._engine.optimizer, topology)
+        self._ask_before_updates()
 
-    def train_step(self, batches: Iterator[Batch], learning_rate: float) -> StepResult:
-        """Forward, backward and update over one global batch. Every rank calls this."""
+    def train_step(
+        self,
+        batches: Iterator[Batch],
+        learning_rate: float,
+        admits: Callable[[float, float | None], bool] | None = None,
+    ) -> StepResult:
+        """Forward, backward and update over one global batch. Every rank calls this.
+
+        admits: called once with the loss and the gradient norm (None in an fp16 overflow), tells whether to make the update. It
+        makes the host wait for the device.
+        """
+        self._admits, self._admitted = admits, None
         self._engine.train()
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -118,7 +131,7 @@ class Engine:
         if self._pipelined:
             loss = self._engine.train_batch(self._piped(micro_batches)).detach()
         else:
-            loss = torch.zeros((), device=self._topology.device)
+            self._loss_so_far = loss = torch.zeros((), device=self._topology.device)
             if self._balances:
                 auxiliary_loss = torch.zeros_like(loss)
             for micro_batch in micro_batches:
@@ -135,16 +148,17 @@ class Engine:
                     gradients = ((parameter, parameter.grad) for parameter in self._engine.module.parameters())
                     grad_norm = global_norm(gradients, self._topology)
                     self._engine.optimizer.grad_scale = divisor(grad_norm, self._clip)
+                    self._engine.optimizer._global_grad_norm = grad_norm  # where DeepSpeed's own keep theirs
                 self._engine.step()
             loss = self._mean_over_replicas(loss)
             if self._balances:
                 auxiliary_loss = self._mean_over_replicas(auxiliary_loss)
-        if not self._owns_norm:
-            grad_norm = self._engine.get_global_grad_norm()
+        if admits is not None and self._admitted is None:  # DeepSpeed left the update out before the question came
+            admits(float(loss), None if self._scaled else math.inf)
         return StepResult(
             loss=loss,
             auxiliary_loss=auxiliary_loss,
-            grad_norm=grad_norm,
+            grad_norm=self._engine.get_global_grad_norm(),
             skipped=not self._engine.was_step_applied(),
             loss_scale=float(self._engine.optimizer.loss_scale) if self._scaled else None,
         )
@@ -158,6 +172,23 @@ class Engine:
             return self._engine.eval_batch(self._piped(micro_batches), compute_loss=True)
         losses = [self._loss(micro_batch) for micro_batch in micro_batches]
         return self._mean_over_replicas(torch.stack(losses).mean())
+
+    def _ask_before_updates(self) -> None:
+        """Have the torch optimizer, which is innermost in every wrapper, ask `admits` once a step before it changes anything."""
+        optimizer = base_optimizer(self._engine.optimizer)
+        update = optimizer.step
+
+        def step(closure: None = None) -> None:
+            if self._admits is not None and self._admitted is None:
+                if self._pipelined:
+                    loss = self._engine._aggregate_total_loss()
+                else:
+                    loss = self._mean_over_replicas(self._loss_so_far.clone())
+                self._admitted = self._admits(float(loss), float(self._engine.optimizer._global_grad_norm))
+            if self._admitted is not False:
+                update(closure)
+
+        optimizer.step = step
 
     def _loss(self, batch: _Weighted, auxiliary: list[torch.Tensor] | None = None) -> torch.Tensor:
         """Loss of a micro-batch; `auxiliary` receives those of its mixtures of experts."""

@@ -12,13 +12,10 @@ from neox.data.batches import Batch
 from neox.monitor.metrics import Throughput, memory_metrics, training_metrics, validation_metrics
 from neox.monitor.reporters import Reporters
 from neox.training.engine import Engine, StepResult
+from neox.training.guard import Guard, NonFiniteLoss, unusable
 from neox.training.schedule import learning_rate
 from neox.training.signals import Signals
 from neox.training.watchdog import Watchdog
-
-
-class NonFiniteLoss(RuntimeError):
-    """The loss or the gradient is not a number any more; the last checkpoint is the last good state."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +34,8 @@ def train(
     batches: Iterator[Batch],
     evaluate: Callable[[], float] | None,
     save: Callable[[Progress], None] | None,
+    guard: Guard | None,
+    rollback: Callable[[], Progress],
     progress: Progress,
     reporters: Reporters,
     throughput: Throughput,
@@ -45,8 +44,9 @@ def train(
 ) -> Outcome:
     """Train until `train_iters`, or until a signal or `exit_interval` ends the run before.
 
-    `evaluate` gives the validation loss, `save` publishes a checkpoint; each is None where the run has none; `signals` may
-    ask for a checkpoint, or for the end after one. Raises NonFiniteLoss. Every rank calls this.
+    `evaluate` gives the validation loss, `save` publishes a checkpoint, `guard` judges every step before its update; each is None
+    where the run has none. `rollback` restores the newest checkpoint. `signals` may ask for a checkpoint, or for the end after
+    one. Raises NonFiniteLoss. Every rank calls this.
     """
     last = config.batch.train_iters
     saved_at = progress.iteration  # what was resumed is saved, and so is a run that has not begun
@@ -59,11 +59,22 @@ def train(
     while progress.iteration < last and not leaving:
         watchdog.heard()
         rate = learning_rate(config.optimization, progress.iteration)
-        result = engine.train_step(batches, rate)
+        result = engine.train_step(batches, rate, guard.admits if guard else None)
         progress = advance(progress, config)
         throughput.step()
 
         step = progress.iteration
+        remedy = guard.remedy(step, config.checkpoint.save) if guard else None
+        if remedy == "rollback":
+            # the state of then, and the data after those that did it
+            watchdog.heard()
+            progress = replace(rollback(), consumed_samples=progress.consumed_samples, rollbacks=progress.rollbacks + 1)
+            guard.usual_loss = progress.usual_loss
+            saved_at = progress.iteration
+            continue
+        skipped = progress.skipped_steps + (result.skipped or remedy == "skip")
+        progress = replace(progress, skipped_steps=skipped, usual_loss=guard.usual_loss if guard else None)
+
         asked = signals.agreed()
         interrupted = asked.stop
         leaving = interrupted or due(step, config.run.exit_interval)
@@ -73,8 +84,8 @@ def train(
 
         # asking for the loss makes the host wait for the device, so only the steps that need it ask
         metrics = {}
-        if logging or evaluating or saving or engine.synchronous:
-            check_finite(result, step, config.checkpoint)
+        if guard is None and (logging or evaluating or saving or engine.synchronous):
+            check_finite(result, step, config.checkpoint.save)
         if logging:
             metrics |= step_metrics(result, rate, progress) | throughput.take() | memory_metrics(engine.device)
         if evaluating:
@@ -88,7 +99,8 @@ def train(
             with throughput.paused():
                 save(progress)
             saved_at = step
-    watchdog.off()
+            if guard:
+                guard.saved()
     return Outcome(progress, interrupted and progress.iteration < last, saved_at == progress.iteration)
 
 
@@ -122,19 +134,14 @@ def step_metrics(result: StepResult, rate: float, progress: Progress) -> dict[st
         grad_norm=None if result.skipped else float(result.grad_norm),
         loss_scale=result.loss_scale,
         consumed_tokens=progress.consumed_tokens,
-    )
+    ) | {"train/skipped_steps": progress.skipped_steps, "train/rollbacks": progress.rollbacks}
 
 
-def check_finite(result: StepResult, step: int, config: CheckpointConfig) -> None:
+def check_finite(result: StepResult, step: int, save: str | None) -> None:
     """Raise NonFiniteLoss where the step gave no usable number; an fp16 overflow that was skipped is none of them."""
-    if result.skipped:
+    if result.skipped and result.loss_scale is not None:
         return
-    loss, grad_norm = float(result.loss), float(result.grad_norm)
-    if math.isfinite(loss) and math.isfinite(grad_norm):
-        return
-    what = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {grad_norm}"
-    where = f"the last checkpoint in {config.save} is kept" if config.save else "nothing was saved (no save key)"
-    raise NonFiniteLoss(
-        f"step {step}: {what}; {where}. A lower optimizer.params.lr, a longer warmup, gradient_clipping or "
-        "precision: bf16 instead of fp16 usually help"
-    )
+    # in the other formats DeepSpeed leaves updates out for this reason alone
+    what = unusable(float(result.loss), math.inf if result.skipped else float(result.grad_norm))
+    if what is not None:
+        raise NonFiniteLoss(step, what, save)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from neox.checkpoint import state as checkpoint
 from neox.checkpoint.layout import CheckpointError
 from neox.checkpoint.newest import newest
 from neox.checkpoint.publish import Progress
+from neox.checkpoint.saver import Saver
+from neox.checkpoint.upload import Store, Uploader, local_checkpoints
 from neox.config.errors import ConfigError
 from neox.config.flat import flat_values, to_yaml
 from neox.config.sections import CheckpointConfig, Config
@@ -28,6 +31,7 @@ from neox.parallel.topology import Topology
 from neox.tokenizer.tokenizer import build_tokenizer
 from neox.training.engine import Engine
 from neox.training.evaluate import validation_loss
+from neox.training.guard import Guard
 from neox.training.loop import Outcome, train
 from neox.training.preflight import preflight
 from neox.training.signals import Signals
@@ -74,35 +78,61 @@ def pretrain(config: Config) -> Outcome:
         peak_tflops=peak_tflops(config.monitor.peak_theoretical_tflops, topology.device, config.precision.precision),
     )
 
+    optimization = config.optimization
+    guarded = optimization.on_nonfinite != "stop" or optimization.loss_spike_factor is not None
+    watchdog = Watchdog(config.run.hang_timeout_seconds)
+    uploader = start_uploader(config.checkpoint, topology)
+    saving = nullcontext()
+    if config.checkpoint.save:
+        saving = Saver(engine.state, config.checkpoint, config_text, on_failure=signals.ask_to_stop, uploader=uploader)
+
     def save(progress: Progress) -> None:
-        checkpoint.save(
-            engine.state,
-            replace(progress, wandb_run_id=reporters.wandb_run_id),
-            Path(config.checkpoint.save),
-            config_text,
-            config.checkpoint.keep_last_n_checkpoints,
-        )
+        saver.save(replace(progress, wandb_run_id=reporters.wandb_run_id))
+
+    def rollback() -> Progress:
+        saver.wait()
+        folder, warnings = newest(Path(config.checkpoint.save), topology)
+        _say(topology, *warnings)
+        if folder is None:
+            raise CheckpointError(f"{config.checkpoint.save} holds no checkpoint yet that a rollback could go to")
+        _say(topology, f"went back to {folder}")
+        return replace(checkpoint.restore(engine.state, folder), data=progress.data)
 
     def evaluate() -> float:
         return validation_loss(engine, datasets.valid, config.batch, config.evaluation.eval_iters, topology)
 
     try:
-        outcome = train(
-            config,
-            engine=engine,
-            batches=batches(datasets.train, progress.consumed_samples, config.batch, topology),
-            evaluate=evaluate if datasets.valid is not None and config.evaluation.eval_iters > 0 else None,
-            save=save if config.checkpoint.save else None,
-            progress=progress,
-            reporters=reporters,
-            throughput=throughput,
-            signals=signals,
-            watchdog=Watchdog(config.run.hang_timeout_seconds),
-        )
+        with saving as saver:
+            outcome = train(
+                config,
+                engine=engine,
+                batches=batches(datasets.train, progress.consumed_samples, config.batch, topology),
+                evaluate=evaluate if datasets.valid is not None and config.evaluation.eval_iters > 0 else None,
+                save=save if saver else None,
+                guard=Guard(optimization, topology, progress.usual_loss) if guarded else None,
+                rollback=rollback,
+                progress=progress,
+                reporters=reporters,
+                throughput=throughput,
+                signals=signals,
+                watchdog=watchdog,
+            )
+        parallel.shutdown()
     finally:
+        watchdog.off()
         reporters.close()
-    parallel.shutdown()
+        if uploader:
+            uploader.close()
     return outcome
+
+
+def start_uploader(config: CheckpointConfig, topology: Topology) -> Uploader | None:
+    """The thread that copies checkpoints to `checkpoint_upload`, on the rank that publishes them. Raises ConfigError on every rank."""
+    url = config.checkpoint_upload
+    if config.save is None or url is None:
+        return None
+    store = Store("checkpoint_upload", url)
+    return Uploader(store) if topology.is_main else None
 
 
 def samples_needed(config: Config) -> tuple[int, int, int]:
@@ -135,21 +165,23 @@ def resume(engine: Engine, config: CheckpointConfig, data: list[Fact], topology:
             _check_data(progress, data, folder, config, topology)
             return progress
     if config.load and Path(config.load) != Path(config.save or ""):
-        folder, warnings = newest(Path(config.load), topology)
-        _say(topology, *warnings)
-        if folder is None:
-            raise CheckpointError(
-                f"load: {config.load} holds no checkpoint; correct it, or remove the key to start anew"
-            )
-        progress = checkpoint.restore(engine.state, folder, weights_only=config.finetune)
-        _say(topology, f"loaded {'the weights of ' if config.finetune else ''}{folder}")
-        _check_data(progress, data, folder, config, topology)
+        with local_checkpoints(config.load, topology) as checkpoints:
+            folder, warnings = newest(checkpoints, topology)
+            _say(topology, *warnings)
+            if folder is None:
+                raise CheckpointError(
+                    f"load: {config.load} holds no checkpoint; correct it, or remove the key to start anew"
+                )
+            progress = checkpoint.restore(engine.state, folder, weights_only=config.finetune)
+        name = f"{config.load} ({folder.name})" if "://" in config.load else folder
+        _say(topology, f"loaded {'the weights of ' if config.finetune else ''}{name}")
+        _check_data(progress, data, name, config, topology)
         return progress
     return Progress()
 
 
 def _check_data(
-    progress: Progress, data: list[Fact], folder: Path, config: CheckpointConfig, topology: Topology
+    progress: Progress, data: list[Fact], folder: Path | str, config: CheckpointConfig, topology: Topology
 ) -> None:
     """A position in the data means something only in the same data."""
     if progress.data is None:  # imported weights, or weights alone

@@ -162,6 +162,11 @@ CASES = {
         "tokenizer_type",
         "is missing: HFTokenizer needs it",
     ),
+    "checkpoint_urls_are_plain": (
+        {"save": "s", "checkpoint_factor": 5, "checkpoint_upload": "s3://key:secret@bucket/run"},
+        "checkpoint_upload",
+        "has a password in it",
+    ),
     "extra_settings_are_extra": (
         {"deepspeed_extra_args": {"zero_optimization": {"stage": 2}}},
         "deepspeed_extra_args",
@@ -177,6 +182,11 @@ CASES = {
         {"max_restarts": 2},
         "max_restarts",
         "a restart goes on from a checkpoint: give save",
+    ),
+    "rollbacks_have_checkpoints": (
+        {"on_nonfinite": "rollback"},
+        "on_nonfinite",
+        "a rollback goes back to a checkpoint: give save",
     ),
     "data_is_given_one_way": (
         {**CHARACTERS, "data_path": "a", "train_data_paths": ["b"], "valid_data_paths": ["c"]},

@@ -1,6 +1,7 @@
 """Faults from outside: workers import this where a test puts its folder on PYTHONPATH and names a fault.
 
-NEOX_FAULT is `POINT:ACTION[:COUNT]`; the action happens at the COUNT-th time (1 by default) that a rank reaches the point.
+NEOX_FAULT is `POINT:ACTION[:COUNT]`; the action happens at the COUNT-th time (1 by default, or several: 4,10) that a rank reaches the
+point.
 Points wrap the product's own functions, so the product has no branch for them.
 """
 
@@ -16,7 +17,8 @@ POINTS = {  # name: module, function, whether the fault comes before or after it
     "before_rename": ("neox.checkpoint.layout", "_name", "before"),
     "before_latest": ("neox.checkpoint.layout", "_point_latest", "before"),
     "after_latest": ("neox.checkpoint.layout", "publish", "after"),
-    "mid_shard": ("neox.checkpoint.state", "write_tensors", "instead"),
+    "batch": ("neox.data.batches", "_collate", "after"),
+    "mid_shard": ("neox.checkpoint.saver", "write_tensors", "instead"),
 }
 
 
@@ -37,20 +39,29 @@ def stop(*_):
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
-ACTIONS = {"kill9": kill9, "stop": stop, "half": half_a_file, "full": no_space}
+def no_number(batch):
+    """The loss of this batch, and its gradient, are NaN: what a broken sample or a broken kernel does."""
+    return type(batch)(batch.tokens, batch.labels, batch.loss_mask * float("nan"))
 
 
-def wrap(function, when, action, count):
+def spike(batch):
+    return type(batch)(batch.tokens, batch.labels, batch.loss_mask * 100)
+
+
+ACTIONS = {"kill9": kill9, "stop": stop, "half": half_a_file, "full": no_space, "nan": no_number, "spike": spike}
+
+
+def wrap(function, when, action, counts):
     reached = 0
 
     def faulty(*args, **kwargs):
         nonlocal reached
         reached += 1
-        if reached == count and when in ("before", "instead"):
+        if reached in counts and when in ("before", "instead"):
             action(*args)
         result = function(*args, **kwargs)
-        if reached == count and when == "after":
-            action(*args)
+        if reached in counts and when == "after":
+            return action(result) or result
         return result
 
     return faulty
@@ -59,8 +70,8 @@ def wrap(function, when, action, count):
 class Wrapper(importlib.abc.MetaPathFinder):
     """Wraps one function of one module as soon as the module has been loaded."""
 
-    def __init__(self, module, function, when, action, count):
-        self.module, self.function, self.when, self.action, self.count = module, function, when, action, count
+    def __init__(self, module, function, when, action, counts):
+        self.module, self.function, self.when, self.action, self.counts = module, function, when, action, counts
 
     def find_spec(self, name, path, target=None):
         if name != self.module:
@@ -71,7 +82,7 @@ class Wrapper(importlib.abc.MetaPathFinder):
         def exec_module(module):
             execute(module)
             original = getattr(module, self.function)
-            setattr(module, self.function, wrap(original, self.when, self.action, self.count))
+            setattr(module, self.function, wrap(original, self.when, self.action, self.counts))
 
         spec.loader.exec_module = exec_module
         return spec
@@ -79,5 +90,5 @@ class Wrapper(importlib.abc.MetaPathFinder):
 
 fault = os.environ.get("NEOX_FAULT")
 if fault and os.environ.get("RANK") == os.environ.get("NEOX_FAULT_RANK", "0"):
-    point, action, count = (fault.split(":") + ["1"])[:3]
-    sys.meta_path.insert(0, Wrapper(*POINTS[point], ACTIONS[action], int(count)))
+    point, action, counts = (fault.split(":") + ["1"])[:3]
+    sys.meta_path.insert(0, Wrapper(*POINTS[point], ACTIONS[action], [int(count) for count in counts.split(",")]))

@@ -131,6 +131,15 @@ def test_checkpoints_on_the_disk(keys, most):
     assert plan.disk_bytes == most * plan.checkpoint_bytes
 
 
+def test_a_disk_without_room_for_one_checkpoint_is_a_reason_not_to_start():
+    needed = plan_of(save="s").checkpoint_bytes
+    assert plan_of(save="s", free=needed).cannot_save is None
+    assert plan_of().cannot_save is None
+    assert plan_of(save="s", free=needed - 1).cannot_save == (
+        f"save: a checkpoint takes {needed:,} bytes, and the disk of s has {needed - 1:,} free"
+    )
+
+
 def test_a_disk_without_room_is_said():
     needed = plan_of(save="s").disk_bytes
     assert not plan_of(save="s", free=needed).notes

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import yaml
 
-from neox.checkpoint import state as checkpoint
+from neox.checkpoint.saver import Saver
 from neox.config.flat import to_yaml
 from neox.config.read import config_from_values
+from neox.config.sections import CheckpointConfig
 from neox.parallel.topology import Topology
 from neox.training.engine import Engine
 from neox.training.pretrain import resume
@@ -32,7 +33,8 @@ def first_losses(topology: Topology, *, rows: list[tuple[Path, Path]]) -> list[f
         config = config_from_values(values)
         engine = Engine(config, topology, config.model.vocab_size)
         progress = resume(engine, config.checkpoint, [], topology)
-        checkpoint.save(engine.state, progress, save, to_yaml(config), keep_last=None)
+        section = CheckpointConfig(save=str(save))
+        Saver(engine.state, section, to_yaml(config), on_failure=lambda: None, uploader=None).save(progress)
         halves = (half for batch in samples() for half in _halved(batch))
         losses.append(float(engine.train_step(halves, 1e-3).loss))
     return losses

@@ -56,6 +56,8 @@ class Run:
             batches=self.batches(),
             evaluate=self.evaluate,
             save=self.save,
+            guard=None,
+            rollback=lambda: None,
             progress=Progress(),
             reporters=SimpleNamespace(report=lambda *_: None),
             throughput=Throughput(samples_per_step=1, seq_length=8, flops_per_token=1, processes=1, peak_tflops=None),

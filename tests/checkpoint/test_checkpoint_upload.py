@@ -1,0 +1,151 @@
+"""Checkpoints go to an object store and come back, whole or not at all; training does not notice."""
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.object_store import KEYS, ObjectStore
+from support.runs import curve, finish, start, write_config
+
+from neox.checkpoint import layout, upload
+from neox.checkpoint.layout import CheckpointError, file_entry
+from neox.checkpoint.upload import Store, Uploader, local_checkpoints
+from neox.config.errors import ConfigError
+from neox.parallel.topology import alone
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    served = ObjectStore(tmp_path_factory.mktemp("store"))
+    with served.running():
+        yield served
+
+
+@pytest.fixture(params=["file", "s3"])
+def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty place of each kind."""
+    if request.param == "file":
+        return f"file://{tmp_path}/far away"
+    for name, value in request.getfixturevalue("store").environment.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://runs/{tmp_path.name}"
+
+
+def make(save: Path, step: int) -> Path:
+    folder = layout.start(save, step)
+    (folder / "state.bin").write_bytes(b"weights" * step)
+    return layout.publish(save, step, [file_entry(folder / "state.bin")], {"iteration": step})
+
+
+def test_the_newest_checkpoint_comes_back(url: str, tmp_path: Path) -> None:
+    for step in (1, 2):
+        Store("checkpoint_upload", url).put(make(tmp_path / "save", step))
+    with local_checkpoints(url, alone()) as folder:
+        assert layout.candidates(folder) == ([2], None)
+        assert layout.verify(folder / "global_step2")["iteration"] == 2
+        assert (folder / "global_step2" / "state.bin").read_bytes() == b"weights" * 2
+    assert not folder.exists()
+
+
+def test_a_place_without_a_checkpoint_is_an_error(url: str) -> None:
+    with pytest.raises(CheckpointError, match="holds no checkpoint"), local_checkpoints(url, alone()):
+        pass
+
+
+def test_a_byte_that_changed_far_away_is_found(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/far"
+    Store("checkpoint_upload", url).put(make(tmp_path / "save", 2))
+    (tmp_path / "far" / "global_step2" / "state.bin").write_bytes(b"weightz" * 2)
+    with pytest.raises(CheckpointError, match="state.bin: its SHA-256"), local_checkpoints(url, alone()):
+        pass
+
+
+@pytest.mark.parametrize("name", ["../../etc", "global_step", ""])
+def test_latest_cannot_lead_elsewhere(name: str, tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "latest").write_text(name)
+    with pytest.raises(CheckpointError, match="is no checkpoint"), local_checkpoints(f"file://{tmp_path}/far", alone()):
+        pass
+
+
+def test_wrong_keys_are_told_without_showing_them(store: ObjectStore, monkeypatch, capsys, tmp_path: Path) -> None:
+    for name, value in store.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another-secret-canary")
+    monkeypatch.setattr(upload, "RETRY_SECONDS", (0.01,))
+    uploader = Uploader(Store("checkpoint_upload", "s3://runs/wrong"))
+    uploader.offer(make(tmp_path, 1))
+    uploader.close()
+    said = capsys.readouterr().err
+    assert "given up" in said and "signature" in said and "canary" not in said
+
+
+def test_a_store_that_is_away_for_a_while_gets_the_checkpoint(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "store").mkdir()
+    served, said = ObjectStore(tmp_path / "store"), []
+    for name, value in served.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(upload, "RETRY_SECONDS", (0.2,) * 300)
+    monkeypatch.setattr(upload, "_say", said.append)
+    uploader = Uploader(Store("checkpoint_upload", "s3://runs/late"))
+    uploader.offer(make(tmp_path / "save", 1))
+    while not said:
+        time.sleep(0.05)
+    assert "again in 0.2 s" in said[0] and uploader.in_use() == {"global_step1"}
+    with served.running():
+        uploader.close()
+        assert uploader.in_use() == set()
+        with local_checkpoints("s3://runs/late", alone()) as folder:
+            layout.verify(folder / "global_step1")
+
+
+def test_while_one_is_copied_the_newest_waits(tmp_path: Path, monkeypatch, capsys) -> None:
+    store = Store("checkpoint_upload", f"file://{tmp_path}/far")
+    begun, go_on, copied = threading.Event(), threading.Event(), []
+
+    def put(folder: Path) -> None:
+        begun.set()
+        go_on.wait(30)
+        copied.append(folder.name)
+
+    monkeypatch.setattr(store, "put", put)
+    uploader = Uploader(store)
+    folders = [make(tmp_path / "save", 1)]
+    uploader.offer(folders[0])
+    assert begun.wait(30)
+    for step in (2, 3):
+        uploader.offer(make(tmp_path / "save", step))
+    assert uploader.in_use() == {"global_step1", "global_step3"}
+    assert layout.prune(tmp_path / "save", 1, uploader.in_use()) == ["global_step2"]
+    go_on.set()
+    uploader.close()
+    assert copied == ["global_step1", "global_step3"]
+    assert "global_step2 is not uploaded: global_step3 is newer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("url", "words"), [("gs://b/r", "pip install gcsfs"), ("gopher://x", "Protocol not known")])
+def test_what_a_url_needs_is_named(url: str, words: str, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(ConfigError, match=words):
+        Store("checkpoint_upload", url)
+
+
+def test_a_run_goes_on_from_the_store(store: ObjectStore, char_data: Path, tmp_path: Path) -> None:
+    """The machine is lost after step 2 of 4; on another one, the run goes on from what it had uploaded."""
+    url, keys = "s3://runs/tide", {"num_layers": 2, "checkpoint_factor": 2, "eval_iters": 0}
+    rows = {
+        "straight": {},
+        "lost": {"checkpoint_upload": url, "exit_interval": 2},
+        "moved": {"load": url},
+    }
+    configs = [write_config(tmp_path / name, char_data, **keys, **row) for name, row in rows.items()]
+    environment = store.environment | {"NEOX_ROWS": ":".join(map(str, configs))}
+    said = finish(start("tests/support/rows.py", configs[0], **environment))
+    assert f"loaded {url} (global_step2)" in said
+    went_on, straight = curve(tmp_path / "moved", "train/lm_loss"), curve(tmp_path / "straight", "train/lm_loss")
+    assert went_on == straight[2:]
+    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert not any(secret.encode() in content for secret in KEYS.values() for content in [said.encode(), *written])
