@@ -79,6 +79,12 @@ def offloading_needs_zero(config: Any) -> Complaints:
             )
 
 
+def compiled_blocks_hold_their_weights(config: Any) -> Complaints:
+    if config.run.compile_blocks and config.optimization.zero_stage == 3:
+        sentence = "does not work with zero_optimization.stage 3, which gathers weights while a block runs: use stage 2"
+        yield "compile_blocks zero_optimization.stage", sentence
+
+
 def sequence_parallel_needs_tensor_parallel(config: Any) -> Complaints:
     if not config.parallel.sequence_parallel:
         return
@@ -502,6 +508,7 @@ RULES: list[Rule] = [
     torchrun_has_a_meeting_point,
     zero_needs_plain_pipeline,
     offloading_needs_zero,
+    compiled_blocks_hold_their_weights,
     sequence_parallel_needs_tensor_parallel,
     tokens_have_enough_experts,
     experts_are_shared_evenly,

@@ -553,6 +553,10 @@ class RunConfig(Section):
     distributed_backend: Literal["nccl", "gloo"] | None = Field(
         None, description="how processes talk; nccl with CUDA and gloo without, where it is not given"
     )
+    compile_blocks: bool = Field(
+        False,
+        description="compile the blocks with torch.compile: faster steps, for half a minute of compiling at the first start",
+    )
     exit_interval: PositiveInt | None = Field(None, description="save and stop after a multiple of this many steps")
     preflight: bool = Field(
         True,

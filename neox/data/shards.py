@@ -39,6 +39,8 @@ class Shard:
         for path, size, offset in zip(paths, sizes, accumulate(sizes, initial=0)):
             part = Part(path, *(min(max(cut - offset, 0), size) for cut in (begin, end)), size)
             # an empty file has an owner too: it is among the sources of the whole
-            if part.begin < part.end or (size == 0 and (begin <= offset < end or offset == end == total)):
+            if part.begin < part.end or (
+                size == 0 and (begin <= offset < end or (offset == total and self.number == self.count))
+            ):
                 parts.append(part)
         return parts

@@ -77,7 +77,7 @@ class Attention(nn.Module):
         seen = 0
         if self.rotary.is_dynamic:
             seen = seq if cache is None else int(cache.positions(seq).max()) + 1
-        cos, sin = rotary_tables(self.rotary, length, device, seen)
+        cos, sin = self.tables(length, device, seen)
         if cache is not None:
             positions = cache.positions(seq).t()
         elif documents is not None and documents.positions is not None:
@@ -85,6 +85,10 @@ class Attention(nn.Module):
         else:
             return cos[None, None, None, :seq], sin[None, None, None, :seq]
         return cos[positions][:, None, None], sin[positions][:, None, None]
+
+    def tables(self, length: int, device: torch.device, seen: int) -> tuple[Tensor, Tensor]:
+        """cos and sin of all positions, each (length, dims / 2); a constant to torch's compiler (neox/model/compiled.py)."""
+        return rotary_tables(self.rotary, length, device, seen)
 
     def _mask(
         self, seq: int, cache: KeyValueCache | None, documents: Documents | None, device: torch.device

@@ -71,4 +71,17 @@ def split_heads(packed: Tensor, cos: Tensor | None, sin: Tensor | None) -> tuple
     packed: (seq, batch, groups, heads / groups + 2, head_dim). cos and sin: (batch or 1, 1, 1, seq, dims / 2), fp32; the
     first `dims` dimensions of each query and key turn.
     """
+    if torch.compiler.is_compiling():
+        queries, keys, values = _by_part(packed).split((packed.shape[3] - 2, 1, 1), dim=2)
+        return _turned(queries, cos, sin).flatten(1, 2), _turned(keys, cos, sin).flatten(1, 2), values.flatten(1, 2)
     return _SplitHeads.apply(packed, cos, sin)
+
+
+def _turned(source: Tensor, cos: Tensor | None, sin: Tensor | None) -> Tensor:
+    """The plain formula, of which the compiler makes one pass; it does not know the calls that write into a part."""
+    if cos is None:
+        return source
+    half = cos.shape[-1]
+    x, y = source[..., :half].float(), source[..., half : 2 * half].float()
+    turned = torch.cat((x * cos - y * sin, y * cos + x * sin), dim=-1).to(source.dtype)
+    return torch.cat((turned, source[..., 2 * half :]), dim=-1)

@@ -23,6 +23,7 @@ from neox.config.sections import Config
 from neox.config.shapes import mixture_layers
 from neox.data.batches import Batch
 from neox.model import pipeline
+from neox.model.compiled import compile_blocks
 from neox.model.documents import Documents
 from neox.model.gpt import GPT
 from neox.model.loss import cross_entropy
@@ -102,7 +103,9 @@ class Engine:
         if plain and topology.data_size == 1:
             # nothing to average: DeepSpeed would copy all gradients to a buffer and back
             self._engine.enable_backward_allreduce = False
-        layers = pipeline.indexed_layers(module) if self._pipelined else module.indexed_layers()
+        layers = list(pipeline.indexed_layers(module) if self._pipelined else module.indexed_layers())
+        if config.run.compile_blocks:
+            compile_blocks(layer for _, layer in layers)
         names = {
             parameter: f"layers.{index}.{name}"
             for index, layer in layers

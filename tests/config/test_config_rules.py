@@ -59,6 +59,11 @@ CASES = {
         "zero_optimization.offload_param",
         "works from stage 3 on, and zero_optimization.stage is 2",
     ),
+    "compiled_blocks_hold_their_weights": (
+        {"zero_optimization": {"stage": 3}, "compile_blocks": True},
+        "compile_blocks",
+        "does not work with zero_optimization.stage 3, which gathers weights while a block runs: use stage 2",
+    ),
     "sequence_parallel_needs_tensor_parallel": (
         {"sequence_parallel": True},
         "sequence_parallel",

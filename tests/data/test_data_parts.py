@@ -15,7 +15,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from neox.config.errors import ConfigError
@@ -112,6 +112,7 @@ def test_each_line_is_in_one_part(tmp_path_factory, lines, ends, cuts):
 
 
 @given(sizes=st.lists(st.integers(0, 1000), min_size=1, max_size=30), count=st.integers(1, 30))
+@example(sizes=[0], count=2)
 def test_every_byte_has_one_shard_and_shards_are_alike(sizes, count):
     paths = [Path(str(number)) for number in range(len(sizes))]
     shares = [Shard(number + 1, count).of(paths, sizes) for number in range(count)]
