@@ -39,8 +39,11 @@ lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/lint-imports --no-cache
 
+# ratios against the peers, kept by commit; on a quiet machine
 bench: $(VENV)/.installed
-	$(RUN) tools/bench.py train
+	$(RUN) tools/bench.py train --json | $(RUN) tools/trend.py add benchmarks/ratios.jsonl
+	$(RUN) tools/bench.py launch --json | $(RUN) tools/trend.py add benchmarks/ratios.jsonl
+	$(RUN) tools/trend.py show benchmarks/ratios.jsonl
 
 # on a machine with one CUDA GPU and its own torch build; needs nothing from the network
 gpu-check:

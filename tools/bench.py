@@ -37,7 +37,6 @@ from tools.benchmarks.train import TrainBench, bench_train, print_result
 # by device: what is measured where nothing is said
 DEFAULT_SHAPES = {"cpu": ("quickstart", "125M"), "cuda": ("125M", "350M")}
 DEFAULT_PRECISIONS = {"cpu": ("fp32", "bf16"), "cuda": ("bf16",)}
-DEFAULT_STAGES = {"cpu": (0, 1), "cuda": (0,)}
 ROUNDS = 8
 WRONG_INPUT = 2
 
@@ -69,7 +68,6 @@ def _train(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         device=options.device,
         shapes=tuple(options.shape or DEFAULT_SHAPES[options.device]),
         precisions=tuple(options.precision or DEFAULT_PRECISIONS[options.device]),
-        zero_stages=tuple(DEFAULT_STAGES[options.device] if options.zero is None else options.zero),
         compiled=options.device == "cuda" if options.compiled is None else options.compiled,
         rounds=ROUNDS if options.steps is None else min(ROUNDS, options.steps),
         steps_per_turn=None if options.steps is None else -(-options.steps // ROUNDS),
@@ -133,14 +131,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--shape", choices=SHAPES, nargs="+", help="models to measure")
     train.add_argument("--precision", choices=PRECISIONS, nargs="+", help="number formats to measure")
-    train.add_argument("--zero", type=int, choices=(0, 1, 2, 3), nargs="+", help="ZeRO stages to measure")
     train.add_argument("--steps", type=_positive, help="timed steps of each contestant, in up to 8 turns")
     train.add_argument("--seq", type=_positive, help="tokens in a sample; the config's by default")
     train.add_argument("--micro-batch", type=_positive, help="samples in a step; by shape and device by default")
     train.add_argument(
         "--compiled",
         action=argparse.BooleanOptionalAction,
-        help="measure the plain loop under torch.compile too (by default on a GPU)",
+        help="measure both under torch.compile too (by default on a GPU)",
     )
     train.set_defaults(run=_train, show=print_result)
 

@@ -42,7 +42,7 @@ def main() -> None:
     for name in ("steps", "saves"):
         parser.add_argument(f"--{name}", type=int, required=True)
     options = parser.parse_args()
-    config = bench_config(options.shape, precision=options.precision, zero_stage=1, device=options.device)
+    config = bench_config(options.shape, precision=options.precision, device=options.device)
     topology = parallel.initialize(config.parallel, config.run.distributed_backend)
     seed_everything(config.run.seed, topology)
     vocab_size = SHAPES[options.shape].vocab_size

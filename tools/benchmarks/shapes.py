@@ -40,10 +40,10 @@ def bench_config(
     name: str,
     *,
     precision: str,
-    zero_stage: int,
     device: str,
     seq_length: int | None = None,
     micro_batch_size: int | None = None,
+    compiled: bool = False,
 ) -> Config:
     """The resolved configuration of a named shape: one process, one micro-batch a step, nothing recomputed."""
     shape = SHAPES[name]
@@ -51,7 +51,7 @@ def bench_config(
     overrides = [
         *shape.overrides,
         f"precision={precision}",
-        f"zero_optimization.stage={zero_stage}",
+        f"compile_blocks={'true' if compiled else 'false'}",
         f"distributed_backend={'gloo' if device == 'cpu' else 'nccl'}",
         f"train_micro_batch_size_per_gpu={batch}",
         f"train_batch_size={batch}",

@@ -28,8 +28,7 @@ class TrainBench:
     device: str
     shapes: tuple[str, ...]
     precisions: tuple[str, ...]
-    zero_stages: tuple[int, ...]
-    compiled: bool  # the plain loop under torch.compile too
+    compiled: bool  # the product and the plain loop under torch.compile too
     rounds: int
     steps_per_turn: int | None  # by shape where it is not given
     seq_length: int | None
@@ -38,16 +37,20 @@ class TrainBench:
 
 @dataclass(frozen=True)
 class Row:
-    """One shape in one precision and ZeRO stage: the product, its plain peers, and the machine."""
+    """One shape in one precision: the product, its plain peers, and the machine."""
 
     shape: str
     precision: str
-    zero_stage: int
     config: Config
     vocab_size: int
-    product: Score
+    ours: tuple[Score, ...]
     plain: tuple[Score, ...]
     products: Score
+
+    @property
+    def product(self) -> Score:
+        """The faster of ours."""
+        return min(self.ours, key=lambda score: score.seconds)
 
     @property
     def peer(self) -> Score:
@@ -73,11 +76,11 @@ class Row:
         return {
             "shape": self.shape,
             "precision": self.precision,
-            "zero_stage": self.zero_stage,
             "parameters": parameter_counts(self.config.model, self.vocab_size).total,
             "seq_length": self.config.model.seq_length,
             "micro_batch_size": self.config.batch.train_micro_batch_size_per_gpu,
             "matrix_product_flops_per_sec": self.product_rate,
+            "product": self.product.name,
             "peer": self.peer.name,
             "speed_ratio": self.peer.seconds / self.product.seconds,
             "cpu_seconds_ratio": self.product.cpu_seconds / self.peer.cpu_seconds,
@@ -88,7 +91,7 @@ class Row:
                     "tokens_per_sec": self.tokens / score.seconds,
                     "share_of_matrix_products": self.share(score),
                 }
-                for score in (self.product, *self.plain)
+                for score in (*self.ours, *self.plain)
             ],
         }
 
@@ -98,13 +101,8 @@ def bench_train(bench: TrainBench, console: Console) -> dict[str, Any]:
     rows = []
     for shape in bench.shapes:
         for precision in bench.precisions:
-            peers = [(mode, compiled) for mode in PRECISIONS[precision] for compiled in _compilations(bench)]
-            for stage in bench.zero_stages:
-                console.print(f"{shape}, {precision}, ZeRO {stage} ...")
-                row, fastest = _row(bench, shape, precision, stage, peers)
-                rows.append(row)
-                # further stages meet the fastest peer alone
-                peers = [fastest]
+            console.print(f"{shape}, {precision} ...")
+            rows.append(_row(bench, shape, precision))
     return {
         "benchmark": "train",
         "machine": machine(bench.device),
@@ -114,45 +112,44 @@ def bench_train(bench: TrainBench, console: Console) -> dict[str, Any]:
     }
 
 
-def _compilations(bench: TrainBench) -> tuple[bool, ...]:
-    return (False, True) if bench.compiled else (False,)
-
-
-def _row(
-    bench: TrainBench, shape: str, precision: str, stage: int, peers: list[tuple[str, bool]]
-) -> tuple[Row, tuple[str, bool]]:
-    config = bench_config(
-        shape,
-        precision=precision,
-        zero_stage=stage,
-        device=bench.device,
-        seq_length=bench.seq_length,
-        micro_batch_size=bench.micro_batch_size,
-    )
+def _row(bench: TrainBench, shape: str, precision: str) -> Row:
+    compilations = (False, True) if bench.compiled else (False,)
+    configs = [
+        bench_config(
+            shape,
+            precision=precision,
+            device=bench.device,
+            seq_length=bench.seq_length,
+            micro_batch_size=bench.micro_batch_size,
+            compiled=compiled,
+        )
+        for compiled in compilations
+    ]
     vocab_size = SHAPES[shape].vocab_size
     vocabulary = ("--vocab-size", str(vocab_size))
+    ours = [
+        Entry(f"neox{' compiled' if compiled else ''}", "run_neox.py", vocabulary, config, launched=True)
+        for compiled, config in zip(compilations, configs)
+    ]
     plain = [
         Entry(
             f"plain {mode}{' compiled' if compiled else ''}",
             "run_plain.py",
             (*vocabulary, "--precision", mode, *(["--compiled"] if compiled else [])),
-            config,
+            configs[0],
         )
-        for mode, compiled in peers
-    ]
-    entries = [
-        Entry(f"neox ZeRO {stage}", "run_neox.py", vocabulary, config, launched=True),
-        *plain,
-        Entry(PRODUCTS, "run_products.py", vocabulary, config, launched=True),
+        for mode in PRECISIONS[precision]
+        for compiled in compilations
     ]
     scores = contest(
-        entries,
+        [*ours, *plain, Entry(PRODUCTS, "run_products.py", vocabulary, configs[0], launched=True)],
         device=bench.device,
         rounds=bench.rounds,
         steps_per_turn=bench.steps_per_turn or SHAPES[shape].steps_per_turn[bench.device],
     )
-    row = Row(shape, precision, stage, config, vocab_size, scores[0], tuple(scores[1:-1]), scores[-1])
-    return row, peers[row.plain.index(row.peer)]
+    return Row(
+        shape, precision, configs[0], vocab_size, tuple(scores[: len(ours)]), tuple(scores[len(ours) : -1]), scores[-1]
+    )
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -197,7 +194,7 @@ def _table(row: dict[str, Any]) -> Table:
             f"{entry['loss']:.3f}",
         )
     table.caption = (
-        f"against {row['peer']}: {row['speed_ratio']:.3f}x the tokens/s, {row['cpu_seconds_ratio']:.3f}x the CPU-seconds, "
+        f"{row['product']} against {row['peer']}: {row['speed_ratio']:.3f}x the tokens/s, {row['cpu_seconds_ratio']:.3f}x the CPU-seconds, "
         f"{row['memory_ratio']:.3f}x the peak memory"
     )
     table.caption_justify = "left"
