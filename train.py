@@ -8,6 +8,7 @@ from neox.config.handover import config_from_argv
 from neox.parallel.agreement import first_to_say
 from neox.parallel.meeting import MissingRanks
 from neox.training.guard import NonFiniteLoss
+from neox.training.out_of_memory import OutOfMemory, explained
 from neox.training.pretrain import pretrain
 
 FAILED, REFUSED = 1, 2
@@ -17,8 +18,10 @@ STOPPED = 75  # EX_TEMPFAIL: saved, start again to resume
 def main() -> int:
     """Exit code of this rank: 0 done, 1 failed, 2 refused before the first step, 75 stopped after saving."""
     try:
-        outcome = pretrain(config_from_argv(sys.argv))
-    except (ConfigError, MissingRanks, CheckpointError, NonFiniteLoss) as error:
+        config = config_from_argv(sys.argv)
+        with explained(config):
+            outcome = pretrain(config)
+    except (ConfigError, MissingRanks, CheckpointError, NonFiniteLoss, OutOfMemory) as error:
         if first_to_say(str(error)):
             print(f"error: {error}", file=sys.stderr, flush=True)
         return REFUSED if isinstance(error, ConfigError) else FAILED

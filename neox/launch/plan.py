@@ -220,7 +220,7 @@ def _advice(plan: Plan) -> str:
     """Single changes that would make the run fit, or where to look for more."""
     mended = [
         f"{words} makes it {needed / 2**30:.1f} GiB"
-        for words, config in _changes(plan.config)
+        for words, config in smaller(plan.config)
         if (needed := memory(config, plan.vocab_size).total) <= GPUS[plan.gpu].memory_bytes
     ]
     search = f"python tools/plan.py CONFIG... --gpus {plan.config.parallel.world_size} --gpu {plan.gpu}"
@@ -233,7 +233,8 @@ def _highest_stage(config: Config) -> int:
     return 2 if config.model.moe_num_experts > 1 else 3
 
 
-def _changes(config: Config) -> Iterator[tuple[str, Config]]:
+def smaller(config: Config) -> Iterator[tuple[str, Config]]:
+    """Single changes of a configuration that take less memory, in words, and what it is with each."""
     batch, zero = config.batch, config.optimization.zero_optimization
     if not config.recompute.checkpoint_activations:
         yield "checkpoint_activations: true", updated(config, {"checkpoint_activations": True})

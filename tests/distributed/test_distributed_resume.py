@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -112,6 +113,16 @@ def test_checkpoints_of_which_none_is_good_are_never_a_silent_restart(char_data:
     output = run("train.py", config, expect=1)
     assert "none that can be loaded" in output and "state_00000.safetensors" in output
     assert len(curve(tmp_path, "train/lm_loss")) == 2
+
+
+def test_memory_that_runs_out_is_told_beside_the_plan(char_data: Path, tmp_path: Path) -> None:
+    """FAULTS 35."""
+    config = write_config(tmp_path, char_data, num_gpus=1)
+    output = run("train.py", config, expect=1, **FAULTS, NEOX_FAULT="step:memory")
+    assert "error: out of memory (" in output and "you tried to allocate" in output and "Traceback" not in output
+    assert re.search(
+        r"the plan of this run has [\d.]+ GiB for each process; less: checkpoint_activations: true \(", output
+    )
 
 
 def test_a_save_that_fails_behind_trainings_back_ends_the_run(char_data: Path, tmp_path: Path) -> None:

@@ -48,7 +48,21 @@ def spike(batch):
     return type(batch)(batch.tokens, batch.labels, batch.loss_mask * 100)
 
 
-ACTIONS = {"kill9": kill9, "stop": stop, "half": half_a_file, "full": no_space, "nan": no_number, "spike": spike}
+def too_much(*_):
+    import torch  # noqa: PLC0415 (no worker is to import it earlier for the test's sake)
+
+    torch.empty(1 << 50)
+
+
+ACTIONS = {
+    "kill9": kill9,
+    "memory": too_much,
+    "stop": stop,
+    "half": half_a_file,
+    "full": no_space,
+    "nan": no_number,
+    "spike": spike,
+}
 
 
 def wrap(function, when, action, counts):
