@@ -17,6 +17,7 @@ from torch import distributed
 
 from neox.checkpoint.state import TrainingState
 from neox.config.deepspeed import deepspeed_config
+from neox.config.mup import width_multiplier
 from neox.config.sections import Config
 from neox.config.shapes import mixture_layers
 from neox.data.batches import Batch
@@ -89,7 +90,7 @@ class Engine:
             announce_experts(module, topology)
         self._engine, *_ = deepspeed.initialize(
             model=module,
-            optimizer=build_optimizer(config.optimization, module),
+            optimizer=build_optimizer(config.optimization, module, width_multiplier(config.model)),
             config=settings,
             mpu=None if self._pipelined else MpuAdapter(topology),
             dist_init_required=False,
@@ -112,7 +113,7 @@ class Engine:
         """Forward, backward and update over one global batch. Every rank calls this."""
         self._engine.train()
         for group in self._engine.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["lr_factor"]
         micro_batches = self._weighted(batches)
         auxiliary_loss = None
         if self._pipelined:

@@ -49,7 +49,7 @@ def plain_attention(attention: Attention, hidden: torch.Tensor) -> torch.Tensor:
     if attention.query_norm is not None:
         queries = queries / queries.square().mean(-1, keepdim=True).sqrt() * weights["query_norm.weight"]
         keys = keys / keys.square().mean(-1, keepdim=True).sqrt() * weights["key_norm.weight"]
-    scores = torch.einsum("ibgnd,jbgd->bgnij", queries, keys) * (attention.scale or dim**-0.5)
+    scores = torch.einsum("ibgnd,jbgd->bgnij", queries, keys) * attention.scale
     bias = torch.zeros(attention.groups, size, seq, seq, dtype=torch.float64)
     for i in range(seq):
         for j in range(seq):
