@@ -154,7 +154,7 @@ def mup_knows_its_base(config: Any) -> Complaints:
     width, heads = model.mup_base_hidden_size, model.mup_base_num_attention_heads
     for key, value in (("mup_base_hidden_size", width), ("mup_base_num_attention_heads", heads)):
         if value is None:
-            yield f"{key} use_mup", "is missing: muP wants the width and heads of the model that was tuned"
+            yield "use_mup", f"{key} is missing: give the width and heads of the model that was tuned"
     if width is not None and heads is not None and width % heads:
         yield (
             "mup_base_num_attention_heads mup_base_hidden_size",

@@ -30,7 +30,7 @@ from neox.parallel.topology import Topology
 from neox.training.experts import announce_experts
 from neox.training.gradients import divisor, global_norm
 from neox.training.masters import MasterOptimizer
-from neox.training.optimizer import build_optimizer
+from neox.training.optimizer import build_optimizer, set_learning_rate
 
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 
@@ -112,8 +112,7 @@ class Engine:
     def train_step(self, batches: Iterator[Batch], learning_rate: float) -> StepResult:
         """Forward, backward and update over one global batch. Every rank calls this."""
         self._engine.train()
-        for group in self._engine.optimizer.param_groups:
-            group["lr"] = learning_rate * group["lr_factor"]
+        set_learning_rate(self._engine.optimizer, learning_rate)
         micro_batches = self._weighted(batches)
         auxiliary_loss = None
         if self._pipelined:

@@ -54,6 +54,12 @@ def build_optimizer(config: OptimizerConfig, module: nn.Module, width_multiplier
     return _uncompiled(optim.AdamW, groups, lr=params.lr, betas=params.betas, eps=params.eps, fused=True)
 
 
+def set_learning_rate(optimizer: optim.Optimizer, learning_rate: float) -> None:
+    """The rate of the next step, in each group by its factor; also of DeepSpeed's wrappers around an optimizer."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group["lr_factor"]
+
+
 def _uncompiled(kind: type[optim.Optimizer], groups: list[dict], **settings) -> optim.Optimizer:
     """An optimizer that does not import torch's compiler, which no optimizer here passes through.
 
