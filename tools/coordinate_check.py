@@ -41,15 +41,17 @@ def main(argv: Sequence[str]) -> int:
     try:
         configs = at_widths(options.config, options.overrides, options.widths)
         samples = read_samples(next(iter(configs.values())), 1)
+        options.output.mkdir(parents=True, exist_ok=True)
     except ConfigError as error:
         return refuse(error)
+    except OSError as error:
+        return refuse(ConfigError(f"--output: {error}"))
     table: Table = {}
     for (name, width), config in configs.items():
         table.setdefault(name, {})[width] = coordinates(config, samples.vocab_size, samples.batches[0], options.steps)
     for name, by_width in table.items():
         slopes = {kind: slope(by_width, kind) for kind in KINDS}
         print(f"{name:<9}" + "  ".join(f"{kind} {steepness:+.2f}" for kind, steepness in slopes.items()))
-    options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "coordinates.json").write_text(json.dumps(table, indent=1))
     picture = options.output / "coordinates.png"
     draw_coordinates(table, KINDS, picture)

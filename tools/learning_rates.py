@@ -13,6 +13,7 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import fmean
 
 # `python tools/learning_rates.py` puts tools/ on the path, not the folder above it that holds neox/
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -31,18 +32,22 @@ def main(argv: Sequence[str]) -> int:
     try:
         configs = at_widths(options.config, overrides, options.widths)
         samples = read_samples(next(iter(configs.values())), options.steps)
+        if options.output is not None:
+            options.output.parent.mkdir(parents=True, exist_ok=True)
     except ConfigError as error:
         return refuse(error)
-    table: dict[str, dict[int, dict[float, float]]] = {}
+    except OSError as error:
+        return refuse(ConfigError(f"--output: {error}"))
+    table: dict[str, dict[int, dict[float, float | None]]] = {}
     for (name, width), config in configs.items():
         row = table.setdefault(name, {}).setdefault(width, {})
         for rate in options.rates:
             found = losses(config, samples, _schedule(config, rate))
-            last = found[-max(1, options.steps // 10) :]
-            row[rate] = sum(last) / len(last) if len(found) == len(samples.batches) else math.nan
-        print(f"{name:<9} width {width:>5}: " + "  ".join(f"{rate:g}: {loss:.3f}" for rate, loss in row.items()))
+            end = fmean(found[-max(1, options.steps // 10) :])
+            row[rate] = end if math.isfinite(end) else None
+        words = (f"{rate:g}: {'diverged' if loss is None else f'{loss:.3f}'}" for rate, loss in row.items())
+        print(f"{name:<9} width {width:>5}: {'  '.join(words)}", flush=True)
     if options.output is not None:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(table, indent=1))
     return 0
 

@@ -9,7 +9,13 @@ from support.runs import write_config
 from tools import coordinate_check, learning_rates
 
 WIDTHS = ["32", "64", "128", "256"]
-SMALL = {"num_layers": 2, "train_batch_size": 4, "train_iters": 8, "optimizer": {"params": {"lr": 4e-3}}}
+SMALL = {
+    "num_layers": 2,
+    "train_batch_size": 4,
+    "gradient_accumulation_steps": 2,
+    "train_iters": 8,
+    "optimizer": {"params": {"lr": 4e-3}},
+}
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -43,9 +49,20 @@ def test_learning_rates_are_compared_on_equal_samples(
     assert capsys.readouterr().out.count("width") == 4
 
 
-def test_a_width_of_the_mlp_of_its_own_is_refused(
-    char_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+@pytest.mark.parametrize(
+    ("keys", "widths", "output", "words"),
+    [
+        ({"ffn_hidden_size": 96}, ["32", "64"], "new", "ffn_hidden_size: leave it out"),
+        ({}, ["32"], "new", "--widths: give two at least"),
+        ({}, ["32", "63"], "new", "4 heads do not divide hidden_size 63"),
+        ({"optimizer": {"type": "SGD"}}, ["32", "64"], "new", "the learning rates of use_mup are those of Adam"),
+        ({}, ["32", "64"], "config.yml", "--output: "),
+    ],
+)
+def test_what_cannot_be_compared_is_said_before_the_work(
+    keys: dict, widths: list[str], output: str, words: str, char_data: Path, tmp_path: Path, capsys
 ) -> None:
-    config = write_config(tmp_path, char_data, ffn_hidden_size=96)
-    assert coordinate_check.main([str(config), "--widths", "32", "--output", str(tmp_path / "c")]) == 2
-    assert "ffn_hidden_size: leave it out" in capsys.readouterr().err
+    config = write_config(tmp_path, char_data, **keys)
+    assert coordinate_check.main([str(config), "--widths", *widths, "--output", str(tmp_path / output)]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

@@ -1,6 +1,6 @@
 """One configuration at several widths, with and without muP, trained in this process on the CPU.
 
-Gradients are not clipped: Adam does not depend on their size.
+Always in fp32, without dropout, clipping and accumulation, and with a document a row: what differs is the width.
 """
 
 from __future__ import annotations
@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-
-import torch
 
 from neox.config.errors import ConfigError
 from neox.config.mup import width_multiplier
@@ -32,6 +30,8 @@ def at_widths(paths: Sequence[str], overrides: Sequence[str], widths: Sequence[i
 
     Raises ConfigError, also where the MLP's width is given, which has to follow.
     """
+    if len(set(widths)) < 2:
+        raise ConfigError("--widths: give two at least")
     given = read_config(paths, overrides=overrides, dry_run=True).config.model
     for key in ("intermediate_size", "ffn_hidden_size"):
         if getattr(given, key) is not None:
@@ -56,10 +56,10 @@ class Samples:
 def read_samples(config: Config, steps: int) -> Samples:
     """The batches of the first steps of a run of this configuration. Raises ConfigError where its data cannot be read."""
     tokenizer = build_tokenizer(config.tokenizer)
-    size, accumulation = config.batch.train_batch_size, config.batch.gradient_accumulation_steps
-    length, seed = config.model.seq_length, config.run.seed
-    datasets = build_datasets(config.data, length, (steps * size, 0, 0), tokenizer, seed, alone())
-    taken = islice(batches(datasets.train, 0, config.batch, alone()), steps * accumulation)
+    size, length = config.batch.train_batch_size, config.model.seq_length
+    datasets = build_datasets(config.data, length, (steps * size, 0, 0), tokenizer, config.run.seed, alone())
+    at_once = {"train_micro_batch_size_per_gpu": size, "gradient_accumulation_steps": 1}
+    taken = islice(batches(datasets.train, 0, config.batch.model_copy(update=at_once), alone()), steps)
     return Samples(true_vocab_size(config.model, tokenizer.vocab_size), tuple(taken))
 
 
@@ -68,7 +68,7 @@ class Run:
 
     def __init__(self, config: Config, vocab_size: int):
         self._vocab_size = vocab_size
-        self.model = GPT(config.model, vocab_size=vocab_size, topology=alone(), seed=config.run.seed)
+        self.model = GPT(config.model, vocab_size=vocab_size, topology=alone(), seed=config.run.seed).eval()
         self._optimizer = build_optimizer(config.optimization, self.model, width_multiplier(config.model))
 
     def step(self, batch: Batch, learning_rate: float) -> float:
@@ -84,11 +84,6 @@ class Run:
 
 
 def losses(config: Config, samples: Samples, learning_rates: Iterator[float]) -> list[float]:
-    """The loss of each batch in turn, before the update that it makes; one that is no number ends the run."""
-    torch.manual_seed(config.run.seed)
-    run, found = Run(config, samples.vocab_size), []
-    for batch, rate in zip(samples.batches, learning_rates):
-        found.append(run.step(batch, rate))
-        if found[-1] != found[-1]:
-            break
-    return found
+    """The loss of each batch in turn, before the update that it makes."""
+    run = Run(config, samples.vocab_size)
+    return [run.step(batch, rate) for batch, rate in zip(samples.batches, learning_rates, strict=True)]
