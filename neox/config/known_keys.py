@@ -56,6 +56,7 @@ _LAUNCHER_SETS = "the launcher works this out by itself: leave it out"
 _NO_SUCH_LAYERS = "these layers are not supported; attention_config takes global, local and flash"
 _FUSION = "a fused kernel of gpt-neox; the fused kernels of torch are always used"
 _ONLY_WITH = "speaks only where a feature is on that is refused by its own key"
+_BASE_SHAPES = "no file of shapes is needed: give mup_base_hidden_size and mup_base_num_attention_heads"
 _DEAD = "has no effect in gpt-neox either"
 
 OTHER_KEYS: dict[str, Other] = {
@@ -185,13 +186,6 @@ OTHER_KEYS: dict[str, Other] = {
         "kl_impl",
         "kl_div_beta",
         "reinforce_leave_one_out",
-        "base_shapes_file",
-        "mup_init_scale",
-        "mup_attn_temp",
-        "mup_output_temp",
-        "mup_embedding_mult",
-        "mup_rp_embedding_mult",
-        "mup_width_scale",
         "s3_chunk_size",
         "curriculum_seqlen",
     ),
@@ -211,7 +205,8 @@ OTHER_KEYS: dict[str, Other] = {
         te_mha=False,
         te_fp8_mha=False,
     ),
-    **_refused("muP is not supported", use_mup=False, coord_check=False, save_base_shapes=False),
+    **_refused(_BASE_SHAPES, save_base_shapes=False, base_shapes_file=(), mup_width_scale=2),
+    **_refused("run tools/coordinate_check.py", coord_check=False),
     # The optimizer and its schedule.
     **_refused("give optimizer.type Adam, AdamW or SGD", use_bnb_optimizer=False),
     **_refused("give lr_decay_style, lr_decay_iters, warmup and min_lr", scheduler=()),

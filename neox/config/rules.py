@@ -13,6 +13,7 @@ from neox.config.deepspeed import base_config
 from neox.config.draft import SECTION_OF
 from neox.config.errors import ConfigError
 from neox.config.resolve import SAMPLE_MERGES, SAMPLE_TOKENIZER, SAMPLE_VOCAB
+from neox.config.sections import ModelConfig
 from neox.config.shapes import FORMS, attention_kinds, ffn_width, is_gated
 from neox.config.sizes import padded_vocab_size, true_vocab_size
 
@@ -150,6 +151,34 @@ def expert_parallel_needs_scattered_gradients(config: Any) -> Complaints:
                 f"zero_optimization.{key} moe_expert_parallel_size",
                 "DeepSpeed reduces the gradients of experts only where this is true",
             )
+
+
+def mup_knows_its_base(config: Any) -> Complaints:
+    model = config.model
+    if not model.use_mup:
+        return
+    width, heads = model.mup_base_hidden_size, model.mup_base_num_attention_heads
+    for key, value in (("mup_base_hidden_size", width), ("mup_base_num_attention_heads", heads)):
+        if value is None:
+            yield "use_mup", f"{key} is missing: give the width and heads of the model that was tuned"
+    if width is not None and heads is not None and width % heads:
+        yield (
+            "mup_base_num_attention_heads mup_base_hidden_size",
+            f"{heads} heads do not divide mup_base_hidden_size {width}",
+        )
+
+
+def mup_knows_every_part(config: Any) -> Complaints:
+    model, kind = config.model, config.optimization.optimizer.type
+    if not model.use_mup:
+        return
+    if kind == "SGD":
+        yield "optimizer.type use_mup", "the learning rates of use_mup are those of Adam and AdamW"
+    if model.moe_num_experts > 1:
+        yield "moe_num_experts use_mup", "use_mup has no rule for the router of a mixture of experts"
+    for key in ("init_method", "output_layer_init_method"):
+        if (method := getattr(model, key)).startswith("xavier") or method.endswith("orthogonal"):
+            yield f"{key} use_mup", f"{method} sets a scale by itself, which use_mup does: give normal or scaled_normal"
 
 
 def attention_pattern_fits(config: Any) -> Complaints:
@@ -479,6 +508,14 @@ def multiple_is_for_gated_mlps(config: Any) -> Complaints:
         )
 
 
+def mup_numbers_are_for_mup(config: Any) -> Complaints:
+    model = config.model
+    fields = ((key, field) for key, field in ModelConfig.model_fields.items() if key.startswith("mup_"))
+    given = [key for key, field in fields if getattr(model, key) != field.default]
+    if given and not model.use_mup:
+        yield given[0], "has no effect: use_mup is false"
+
+
 def vocabulary_fits(config: Any, vocab_size: int) -> Complaints:
     """The vocabulary, once the tokenizer's size is known, fits the model and is shared evenly by the tensor-parallel group."""
     if config.model.vocab_size is not None and config.model.vocab_size < vocab_size:
@@ -514,6 +551,8 @@ RULES: list[Rule] = [
     experts_are_shared_evenly,
     mixtures_need_whole_sequences_and_weights,
     expert_parallel_needs_scattered_gradients,
+    mup_knows_its_base,
+    mup_knows_every_part,
     attention_pattern_fits,
     rotary_dimensions_are_even,
     rotary_scaling_is_whole,
@@ -544,5 +583,5 @@ TRAINING_RULES: list[Rule] = [
     data_is_given_one_way,
     evaluation_has_data,
 ]
-TRAINING_WARNINGS: list[Rule] = [nothing_is_saved, multiple_is_for_gated_mlps]
+TRAINING_WARNINGS: list[Rule] = [nothing_is_saved, multiple_is_for_gated_mlps, mup_numbers_are_for_mup]
 GENERATION_RULES: list[Rule] = [generation_has_weights, generation_has_prompts]

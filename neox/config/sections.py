@@ -165,6 +165,24 @@ class ModelConfig(Section):
     moe_loss_coeff: NonNegativeFloat = Field(
         0.01, description="weight, in the training loss, of the loss that spreads tokens evenly over the experts"
     )
+    use_mup: bool = Field(
+        False,
+        description="muP: initial weights, learning rates and factors follow the width, so that the best learning rate of the "
+        "base model is the best one here",
+    )
+    mup_base_hidden_size: PositiveInt | None = Field(
+        None, description="hidden_size of the base model, which the hyperparameters were tuned on (muP)"
+    )
+    mup_base_num_attention_heads: PositiveInt | None = Field(
+        None, description="num_attention_heads of the base model (muP)"
+    )
+    mup_init_scale: PositiveFloat = Field(1.0, description="factor of all initial weights (muP)")
+    mup_attn_temp: PositiveFloat = Field(1.0, description="temperature: what attention's scores are divided by (muP)")
+    mup_output_temp: PositiveFloat = Field(1.0, description="temperature: what the logits are divided by (muP)")
+    mup_embedding_mult: PositiveFloat = Field(1.0, description="factor of the embeddings (muP)")
+    mup_rp_embedding_mult: PositiveFloat = Field(
+        1.0, description="factor of the learned biases of relative positions (muP with rpe)"
+    )
     attention_dropout: Probability = Field(0.0, description="dropout of the attention probabilities")
     hidden_dropout: Probability = Field(0.0, description="dropout of the embeddings and of what each block adds")
 

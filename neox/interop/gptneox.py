@@ -61,6 +61,8 @@ def import_gptneox(checkpoint: Path, configs: Sequence[Path], output: Path) -> R
     model = config.model.model_copy(update={"seq_length": None})
     if model.moe_num_experts > 1:
         raise ConfigError("moe_num_experts: gpt-neox's mixtures of experts cannot be imported")
+    if model.use_mup:
+        raise ConfigError("use_mup: gpt-neox's muP scales attention in another way: its models cannot be imported")
     weights = RankWeights(checkpoint, model)
     # gpt-neox pads by its tensor-parallel size, and its loss counts the padding: every row is kept
     rows = len(weights.whole("layers.0.word_embeddings.weight"))

@@ -34,6 +34,7 @@ ASIDE = {
     "init_method",
     "output_layer_init_method",
     "init_method_std",
+    "mup_init_scale",
     "attention_dropout",
     "hidden_dropout",
     "moe_train_capacity_factor",
@@ -52,6 +53,7 @@ ONLY_WITH = {
     "rope_scaling": ("pos_emb", ("rotary",)),
     "rpe_num_buckets": ("pos_emb", ("rpe",)),
     "rpe_max_distance": ("pos_emb", ("rpe",)),
+    **{key: ("use_mup", (True,)) for key in ModelConfig.model_fields if key.startswith("mup_")},
 }
 
 

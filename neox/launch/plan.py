@@ -13,6 +13,7 @@ from typing import Any
 from neox.config.draft import updated
 from neox.config.gpus import GPUS
 from neox.config.memory import Memory, memory
+from neox.config.mup import width_multiplier
 from neox.config.sections import Config
 from neox.config.sizes import (
     ParameterCounts,
@@ -152,6 +153,7 @@ class Plan:
         config, parallel, batch = self.config, self.config.parallel, self.config.batch
         return {
             "parameters": {**asdict(self.parameters), "per_gpu": self.parameters_per_gpu},
+            "width_multiplier": width_multiplier(config.model),
             "flops_per_token": self.flops_per_token,
             "flops": self.flops,
             "parallel": {

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from neox.config.gpus import GPUS
+from neox.config.mup import width_multiplier
 from neox.config.sections import ModelConfig
 from neox.config.shapes import mixture_layers
 from neox.config.sizes import padded_vocab_size
@@ -39,6 +40,8 @@ def _lines(plan: Plan, trains: bool) -> Iterator[tuple[str, str]]:
         f"{model.num_layers} layers, {model.hidden_size} wide, {model.num_attention_heads} heads, "
         f"{_experts(model)}sequence {model.seq_length}, vocabulary {plan.vocab_size:,} (padded to {padded:,})",
     )
+    if model.use_mup:
+        yield "muP", _mup(model)
     words = (
         f"{plan.parameters.total:,} in all ({_short(plan.parameters.total)}), "
         f"{plan.parameters.non_embedding:,} without embeddings"
@@ -94,6 +97,14 @@ def _experts(model: ModelConfig) -> str:
     if model.moe_num_experts == 1:
         return ""
     return f"{model.moe_num_experts} experts in {sum(mixture_layers(model))} layers (top {model.moe_top_k}), "
+
+
+def _mup(model: ModelConfig) -> str:
+    times = width_multiplier(model)
+    return (
+        f"{times:g} times as wide as the base model ({model.mup_base_hidden_size} wide, {model.mup_base_num_attention_heads} "
+        f"heads): the matrices of the blocks learn at lr / {times:g}, and logits are divided by {times * model.mup_output_temp:g}"
+    )
 
 
 def _layout(plan: Plan) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from neox.config.mup import score_scale
 from neox.config.sections import ModelConfig
 from neox.config.shapes import has_qkv_bias, head_width, kv_heads, qkv_width
 from neox.model.cache import KeyValueCache
@@ -35,7 +36,7 @@ class Attention(nn.Module):
         self.group_size = model.num_attention_heads // kv_heads(model)
         self.head_dim = head_width(model)
         self.rotary = rotary_of(model)
-        self.scale = None if model.scale_attention else 1.0
+        self.scale = score_scale(model)
         self.dropout = model.attention_dropout
         self.query_key_value = ColumnLinear(
             model.hidden_size, qkv_width(model), bias=has_qkv_bias(model), sharding=sharding

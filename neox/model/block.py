@@ -9,7 +9,7 @@ from neox.config.sections import ModelConfig
 from neox.model.attention import Attention
 from neox.model.cache import KeyValueCache
 from neox.model.documents import Documents
-from neox.model.linear import Sharding
+from neox.model.linear import ColumnLinear, RowLinear, Sharding
 from neox.model.norms import norm
 from neox.parallel.seeding import tensor_parallel_rng
 
@@ -61,3 +61,10 @@ class Block(nn.Module):
 
     def _dropout(self, hidden: Tensor) -> Tensor:
         return hidden_dropout(hidden, self.dropout, self.training, self.sharding)
+
+
+def block_matrices(module: nn.Module) -> set[nn.Parameter]:
+    """The matrices of the blocks in a module, or of a block: both their dimensions grow with the width."""
+    blocks = [part for part in module.modules() if isinstance(part, Block)]
+    linears = (part for block in blocks for part in block.modules() if isinstance(part, (ColumnLinear, RowLinear)))
+    return {linear.weight for linear in linears}

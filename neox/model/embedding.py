@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from neox.config.mup import embedding_scale, logits_scale
 from neox.config.sections import ModelConfig
 from neox.model.block import hidden_dropout
 from neox.model.cache import KeyValueCache
@@ -43,6 +44,8 @@ class Embedding(nn.Module):
         super().__init__()
         self.sharding = sharding
         self.dropout = model.hidden_dropout
+        self.scale = embedding_scale(model)
+        self.logits_scale = logits_scale(model)
         self.word_embeddings = VocabEmbedding(vocab_size, model.hidden_size, sharding=sharding)
         self.sinusoidal = positions and model.pos_emb == "sinusoidal"
         self.position_embeddings = None
@@ -58,6 +61,7 @@ class Embedding(nn.Module):
         elif self.sinusoidal:
             positions = self._positions(tokens, cache, documents)
             hidden = hidden + sinusoids(positions, hidden.shape[-1]).to(hidden.dtype)
+        hidden = scaled(hidden, self.scale)
         return hidden_dropout(hidden, self.dropout, self.training, self.sharding)
 
     def _positions(self, tokens: Tensor, cache: KeyValueCache | None, documents: Documents | None) -> Tensor:
@@ -91,12 +95,19 @@ class Head(nn.Module):
 
     def __init__(self, model: ModelConfig, *, vocab_size: int, sharding: Sharding):
         super().__init__()
+        self.logits_scale = logits_scale(model)
         self.final_linear = ColumnLinear(model.hidden_size, vocab_size, bias=False, sharding=sharding)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.final_linear(hidden)
+        return self.final_linear(scaled(hidden, self.logits_scale))
 
 
 def tied_head(embedding: Embedding, hidden: Tensor) -> Tensor:
     """Output layer that uses the word embeddings: hidden states -> logits (seq, batch, vocab_size / tensor_size)."""
+    hidden = scaled(hidden, embedding.logits_scale)
     return column_product(hidden, embedding.word_embeddings.weight, None, embedding.sharding)
+
+
+def scaled(hidden: Tensor, factor: float) -> Tensor:
+    """Hidden states times a factor of muP; they themselves where it is 1, as it is without."""
+    return hidden if factor == 1 else hidden * factor

@@ -18,14 +18,14 @@ def attend(
     *,
     mask: Tensor | None = None,
     causal: bool = False,
-    scale: float | None = None,
+    scale: float,
     dropout: float = 0.0,
 ) -> Tensor:
     """softmax(scale * queries keys^T + mask) values, (batch, heads, seq, head_dim).
 
     queries: (batch, heads, seq, head_dim). keys and values: (batch, groups, keys, head_dim), each group shared by
     heads / groups consecutive heads. mask: bool, True where a key is seen, or a bias of the scores; causal: instead of a
-    mask, each query sees itself and what is before it. scale: None for 1 / sqrt(head_dim).
+    mask, each query sees itself and what is before it.
     """
     group_size = queries.shape[1] // keys.shape[1]
     if mask is not None and queries.is_cuda:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from neox.config.mup import position_bias_scale
 from neox.config.sections import ModelConfig
 from neox.model.linear import Sharding, split_parameter
 from neox.model.masks import distances, visible
@@ -60,12 +61,13 @@ class RelativeBias(nn.Module):
     def __init__(self, model: ModelConfig, *, sharding: Sharding):
         super().__init__()
         self.max_distance = model.rpe_max_distance
+        self.scale = position_bias_scale(model)
         self.weight = split_parameter(sharding.part(model.num_attention_heads), model.rpe_num_buckets, dim=0)
 
     def forward(self, past: int, total: int, window: int | None, device: torch.device) -> Tensor:
         """(heads, total - past, total)."""
         buckets = distance_buckets(past, total, self.weight.shape[1], self.max_distance, device)
-        bias = F.embedding(buckets, self.weight.t()).permute(2, 0, 1)
+        bias = F.embedding(buckets, self.scale * self.weight.t()).permute(2, 0, 1)
         return bias.masked_fill(~visible(distances(past, total, device), window), -torch.inf)
 
 

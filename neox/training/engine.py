@@ -19,6 +19,7 @@ from torch import distributed
 from neox.checkpoint.fragments import base_optimizer
 from neox.checkpoint.state import TrainingState
 from neox.config.deepspeed import deepspeed_config
+from neox.config.mup import width_multiplier
 from neox.config.sections import Config
 from neox.config.shapes import mixture_layers
 from neox.data.batches import Batch
@@ -32,7 +33,7 @@ from neox.parallel.topology import Topology
 from neox.training.experts import announce_experts
 from neox.training.gradients import divisor, global_norm
 from neox.training.masters import MasterOptimizer
-from neox.training.optimizer import build_optimizer
+from neox.training.optimizer import build_optimizer, set_learning_rate
 
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 
@@ -92,7 +93,7 @@ class Engine:
             announce_experts(module, topology)
         self._engine, *_ = deepspeed.initialize(
             model=module,
-            optimizer=build_optimizer(config.optimization, module),
+            optimizer=build_optimizer(config.optimization, module, width_multiplier(config.model)),
             config=settings,
             mpu=None if self._pipelined else MpuAdapter(topology),
             dist_init_required=False,
@@ -127,8 +128,7 @@ class Engine:
         """
         self._admits, self._admitted = admits, None
         self._engine.train()
-        for group in self._engine.optimizer.param_groups:
-            group["lr"] = learning_rate
+        set_learning_rate(self._engine.optimizer, learning_rate)
         micro_batches = self._weighted(batches)
         auxiliary_loss = None
         if self._pipelined:

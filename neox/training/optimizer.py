@@ -9,34 +9,55 @@ import torch
 from torch import nn, optim
 
 from neox.config.sections import OptimizerConfig
+from neox.model.block import block_matrices
 from neox.model.moe import is_shared_out
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
+def parameter_groups(module: nn.Module, weight_decay: float, width_multiplier: float = 1.0) -> list[dict]:
     """Matrices decay; norms and biases do not. A gated MLP's bias has two dimensions, so names decide too.
 
-    Experts that not every replica holds have groups of their own, which DeepSpeed finds by `moe` and the name.
+    With a width multiplier other than 1 (neox/config/mup.py) the matrices of the blocks have a group of their own, whose
+    rate is `lr_factor` of the others', and which decays as fast as they do. Experts that not every replica holds have groups
+    of their own, which DeepSpeed finds by `moe` and the name.
     """
-    groups: dict[tuple[bool, str | None], list[nn.Parameter]] = {(True, None): [], (False, None): []}
+    growing = set() if width_multiplier == 1 else block_matrices(module)
+    groups: dict[tuple[bool, bool, str | None], list[nn.Parameter]] = {
+        (True, False, None): [],
+        (True, True, None): [],
+        (False, False, None): [],
+    }
     for name, parameter in module.named_parameters():
         is_matrix = parameter.dim() >= 2 and not name.endswith("bias")
         holders = parameter.group_name if is_shared_out(parameter) else None
-        groups.setdefault((is_matrix, holders), []).append(parameter)
-    return [
-        {"params": parameters, "weight_decay": weight_decay if is_matrix else 0.0}
-        | ({"moe": True, "name": holders} if holders else {})
-        for (is_matrix, holders), parameters in groups.items()
-        if parameters
-    ]
+        groups.setdefault((is_matrix, parameter in growing, holders), []).append(parameter)
+    built = []
+    for (is_matrix, grows, holders), parameters in groups.items():
+        if not parameters:
+            continue
+        multiplier = width_multiplier if grows else 1.0
+        decay = weight_decay * multiplier if is_matrix else 0.0
+        group = {"params": parameters, "weight_decay": decay, "lr_factor": 1 / multiplier}
+        built.append(group | ({"moe": True, "name": holders} if holders else {}))
+    if growing and not groups[True, False, None]:
+        # a pipeline stage of blocks alone: DeepSpeed adds up norms group by group, and waits for as many groups on every stage
+        first, *rest = built[0]["params"]
+        built = [{**built[0], "params": [first]}, {**built[0], "params": rest}, *built[1:]]
+    return built
 
 
-def build_optimizer(config: OptimizerConfig, module: nn.Module) -> optim.Optimizer:
+def build_optimizer(config: OptimizerConfig, module: nn.Module, width_multiplier: float = 1.0) -> optim.Optimizer:
     """AdamW (Loshchilov and Hutter, 2019) or plain SGD, both in torch's fused kernels."""
-    groups = parameter_groups(module, config.weight_decay)
+    groups = parameter_groups(module, config.weight_decay, width_multiplier)
     params = config.optimizer.params
     if config.optimizer.type == "SGD":
         return _uncompiled(optim.SGD, groups, lr=params.lr, momentum=params.momentum, fused=True)
     return _uncompiled(optim.AdamW, groups, lr=params.lr, betas=params.betas, eps=params.eps, fused=True)
+
+
+def set_learning_rate(optimizer: optim.Optimizer, learning_rate: float) -> None:
+    """The rate of the next step, in each group by its factor; also of DeepSpeed's wrappers around an optimizer."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group["lr_factor"]
 
 
 def _uncompiled(kind: type[optim.Optimizer], groups: list[dict], **settings) -> optim.Optimizer:

@@ -20,6 +20,7 @@ BASE = {
     "train_iters": 10,
 }
 CHARACTERS = {"tokenizer_type": "CharLevelTokenizer"}
+MUP = {"use_mup": True, "mup_base_hidden_size": 32, "mup_base_num_attention_heads": 4}
 
 # rule -> keys that break it, the key that is complained about, words of the sentence
 CASES = {
@@ -89,6 +90,16 @@ CASES = {
         | {"zero_optimization": {"stage": 1, "reduce_scatter": False}},
         "zero_optimization.reduce_scatter",
         "DeepSpeed reduces the gradients of experts only where this is true",
+    ),
+    "mup_knows_its_base": (
+        {"use_mup": True, "mup_base_num_attention_heads": 4},
+        "use_mup",
+        "mup_base_hidden_size is missing: give the width and heads of the model that was tuned",
+    ),
+    "mup_knows_every_part": (
+        {**MUP, "optimizer": {"type": "SGD"}},
+        "optimizer.type",
+        "the learning rates of use_mup are those of Adam and AdamW",
     ),
     "attention_pattern_fits": (
         {"attention_config": [[["global", "local"], 3]]},
@@ -218,6 +229,9 @@ FURTHER_CASES = [
     ),
     ({"moe_expert_parallel_size": 2, "num_gpus": 2}, "cannot share the experts of moe_num_experts 1 evenly"),
     ({"moe_num_experts": 4, "pipe_parallel_size": 2, "num_gpus": 2}, "does not work with pipeline stages"),
+    ({**MUP, "mup_base_num_attention_heads": 5}, "5 heads do not divide mup_base_hidden_size 32"),
+    ({**MUP, "moe_num_experts": 4}, "use_mup has no rule for the router"),
+    ({**MUP, "output_layer_init_method": "scaled_orthogonal"}, "scaled_orthogonal sets a scale by itself"),
     (
         {"moe_num_experts": 4, "model_parallel_size": 2, "num_gpus": 2, "sequence_parallel": True},
         "sequence_parallel: a mixture of experts routes whole sequences",
@@ -319,10 +333,17 @@ def test_the_vocabulary_is_shared_evenly():
 
 def test_warnings_are_notes():
     text = "".join(f"{key}: {value}\n" for key, value in BASE.items())
-    notes = resolved(load_text(text + "checkpoint_factor: 5\nmlp_multiple_of: 8\n"), Surroundings(dry_run=True)).notes
+    notes = resolved(
+        load_text(text + "checkpoint_factor: 5\nmlp_multiple_of: 8\nmup_attn_temp: 2\n"), Surroundings(dry_run=True)
+    ).notes
     assert any("checkpoint_factor: has no effect: save is not given" in note for note in notes)
     assert any("mlp_multiple_of: has no effect" in note for note in notes)
-    assert [rule.__name__ for rule in TRAINING_WARNINGS] == ["nothing_is_saved", "multiple_is_for_gated_mlps"]
+    assert any("mup_attn_temp: has no effect: use_mup is false" in note for note in notes)
+    assert [rule.__name__ for rule in TRAINING_WARNINGS] == [
+        "nothing_is_saved",
+        "multiple_is_for_gated_mlps",
+        "mup_numbers_are_for_mup",
+    ]
 
 
 # The world around a run

@@ -114,7 +114,10 @@ def test_values(text, section, key, value):
         ),
         ("fp16: {hysteresis: 0}", "1:8: fp16.hysteresis: must be greater than 0, not 0"),
         ("hiden_size: 3", "1:1: hiden_size: there is no such key; did you mean hidden_size?"),
-        ("use_mup: true", "1:1: use_mup: true is refused: muP is not supported"),
+        (
+            "base_shapes_file: a",
+            "1:1: base_shapes_file: 'a' is refused: no file of shapes is needed: give mup_base_hidden_size",
+        ),
         ("clip_grad: 0.5", "1:1: clip_grad: is called gradient_clipping here"),
         ("wandb_api_key: abc", "secrets do not belong in a file: export WANDB_API_KEY=... in the environment instead"),
         ("zebra: 3", "1:1: zebra: there is no such key"),

@@ -90,6 +90,16 @@ MODELS = {
             "tp2-dp2-zero3": (4, {**TP2, **zero(3)}),
         },
     ),
+    # learning rates by group, and factors in the forward pass; the inner stages of four have no embedding and no head
+    "mup": (
+        {"use_mup": True, "mup_base_hidden_size": 32, "mup_base_num_attention_heads": 4, "mup_output_temp": 0.5},
+        {
+            "dp2-zero2": (2, zero(2)),
+            "dp2-zero3": (2, zero(3)),
+            "tp2": (2, TP2),
+            "pp4": (4, {"pipe_parallel_size": 4, **zero(1), "gradient_accumulation_steps": 4}),
+        },
+    ),
     # label data, see the fixture: how many tokens count differs from sample to sample
     "labelled": (
         {"data_path": None},

@@ -15,6 +15,8 @@ LAYOUTS = {  # name: processes, and keys
     "tp2": (2, {"model_parallel_size": 2}),
     "pp2": (2, {"pipe_parallel_size": 2, "gradient_accumulation_steps": 4}),
 }
+# muP gives the optimizer groups with rates of their own
+GROUPS = {"use_mup": True, "mup_base_hidden_size": 32, "mup_base_num_attention_heads": 4}
 # each layout is left and entered; make test-long runs the other pairs too
 ALWAYS = {
     ("one", "dp2-zero3"),
@@ -50,7 +52,7 @@ def root(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
     def keys(name: str, **more) -> dict:
         processes, layout = LAYOUTS[name]
-        return {"num_gpus": processes, **layout, **more}
+        return {"num_gpus": processes, **layout, **GROUPS, **more}
 
     def moves(processes: int) -> dict[str, dict]:
         return {

@@ -244,6 +244,10 @@ def test_a_damaged_checkpoint_is_not_exported(theirs: Path) -> None:
         ({"sliding_window_width": 3}, "attention_config: [4, 4] cannot be said there, only [None, None]"),
         ({"norm": "rmsnorm"}, "norm: rmsnorm cannot be said there, only layernorm"),
         ({"moe_num_experts": 4}, "moe_num_experts: 4 cannot be said there, only 1"),
+        (
+            {"use_mup": True, "mup_base_hidden_size": 16, "mup_base_num_attention_heads": 4},
+            "use_mup: True cannot be said there, only False",
+        ),
         ({"use_bias_in_mlp": False}, "use_bias_in_mlp: False cannot be said there, only True"),
     ],
 )

@@ -146,6 +146,10 @@ def test_llama(ranks: int, kv_heads: int, old: bool, tmp_path: Path) -> None:
             "post_attention_layernorm.scale of layer 2 and 1 more have no place",
         ),
         ({"num_layers": "many"}, "num_layers: wants a whole number"),
+        (
+            {"use_mup": True, "mup_base_hidden_size": 16, "mup_base_num_attention_heads": 4},
+            "use_mup: gpt-neox's muP scales attention in another way",
+        ),
     ],
 )
 def test_another_model_is_refused(keys: dict, words: str, tmp_path: Path) -> None:

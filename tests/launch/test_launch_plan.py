@@ -155,3 +155,12 @@ def test_parameters_of_each_gpu():
     assert plan.parameters.total / 8 < plan.parameters_per_gpu < 1.05 * plan.parameters.total / 8
     third = plan_of(pipe_parallel_size=0, zero_optimization={"stage": 3})
     assert third.parameters_per_gpu == pytest.approx(third.parameters.total / 96, rel=0.001)
+
+
+def test_the_width_multiplier_of_mup():
+    plan = plan_of(use_mup=True, mup_base_hidden_size=32, mup_base_num_attention_heads=4, mup_output_temp=0.5)
+    times = plan.config.model.hidden_size // 32
+    assert plan.as_json()["width_multiplier"] == times
+    assert f"{times} times as wide as the base model (32 wide, 4 heads)" in page(plan)
+    assert f"learn at lr / {times}, and logits are divided by {times / 2:g}" in page(plan)
+    assert "muP" not in page(plan_of())

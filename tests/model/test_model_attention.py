@@ -38,7 +38,7 @@ KINDS = {
 }
 
 
-def plain_attention(attention: Attention, hidden: torch.Tensor) -> torch.Tensor:
+def plain_attention(attention: Attention, hidden: torch.Tensor, scale: float) -> torch.Tensor:
     """The same attention without rotary positions, written out in float64; (seq, batch, hidden)."""
     seq, rows, _ = hidden.shape
     weights = {name: parameter.double() for name, parameter in attention.named_parameters()}
@@ -49,7 +49,7 @@ def plain_attention(attention: Attention, hidden: torch.Tensor) -> torch.Tensor:
     if attention.query_norm is not None:
         queries = queries / queries.square().mean(-1, keepdim=True).sqrt() * weights["query_norm.weight"]
         keys = keys / keys.square().mean(-1, keepdim=True).sqrt() * weights["key_norm.weight"]
-    scores = torch.einsum("ibgnd,jbgd->bgnij", queries, keys) * (attention.scale or dim**-0.5)
+    scores = torch.einsum("ibgnd,jbgd->bgnij", queries, keys) * scale
     bias = torch.zeros(attention.groups, size, seq, seq, dtype=torch.float64)
     for i in range(seq):
         for j in range(seq):
@@ -75,7 +75,7 @@ def test_equals_a_plain_softmax(kind: str, window: int | None) -> None:
     hidden = torch.randn(SEQ, 3, 32, generator=torch.Generator().manual_seed(1))
     parameters = list(attention.parameters())
     towards = torch.randn(SEQ, 3, 32, generator=torch.Generator().manual_seed(2))
-    found, expected = attention(hidden), plain_attention(attention, hidden)
+    found, expected = attention(hidden), plain_attention(attention, hidden, 1.0 if kind == "unscaled" else 8**-0.5)
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
     ours = torch.autograd.grad(found, parameters, towards)
     plain = torch.autograd.grad(expected, parameters, towards.double())

@@ -79,7 +79,7 @@ def test_distributions_follow_gpt_neox(method: str, expected: float) -> None:
     model = small(
         num_layers=6, hidden_size=128, init_method_std=0.03, init_method=method, output_layer_init_method=method
     )
-    assert standard_deviation(method, model) == pytest.approx(expected)
+    assert standard_deviation(method, model, grows=True) == pytest.approx(expected)
     gpt = GPT(model, vocab_size=1024, topology=topology_of(), seed=3)
     for name, parameter in gpt.named_parameters():
         if name.endswith("bias"):
@@ -114,9 +114,11 @@ def test_projections_to_the_residual_stream_have_their_own_initialiser() -> None
     model = small(hidden_size=128, init_method="small_init", output_layer_init_method="wang_init")
     block = GPT(model, vocab_size=VOCAB, topology=topology_of(), seed=3).layers[1]
     for linear in (block.attention.dense, block.mlp.dense_4h_to_h):
-        assert linear.weight.std().item() == pytest.approx(standard_deviation("wang_init", model), rel=0.05)
+        assert linear.weight.std().item() == pytest.approx(standard_deviation("wang_init", model, grows=True), rel=0.05)
     for linear in (block.attention.query_key_value, block.mlp.dense_h_to_4h):
-        assert linear.weight.std().item() == pytest.approx(standard_deviation("small_init", model), rel=0.05)
+        assert linear.weight.std().item() == pytest.approx(
+            standard_deviation("small_init", model, grows=True), rel=0.05
+        )
 
 
 def test_state_dict_holds_the_parameters_and_nothing_else() -> None:
