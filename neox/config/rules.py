@@ -134,6 +134,30 @@ def mixtures_need_whole_sequences_and_weights(config: Any) -> Complaints:
         )
 
 
+def adapters_stand_beside_whole_weights(config: Any) -> Complaints:
+    if config.model.lora_rank is None:
+        return
+    zero = config.optimization.zero_optimization
+    offloads = any(part is not None and part.device != "none" for part in (zero.offload_optimizer, zero.offload_param))
+    if config.parallel.pipe_size > 1:
+        yield (
+            "lora_rank pipe_parallel_size",
+            "adapters do not work with pipeline stages: use one, with model_parallel_size where the weights do not fit",
+        )
+    if config.model.moe_num_experts > 1:
+        yield "lora_rank moe_num_experts", "adapters do not work with a mixture of experts"
+    if zero.stage == 3:
+        yield (
+            "lora_rank zero_optimization.stage",
+            "adapters do not work at stage 3: use stage 0 to 2, with model_parallel_size where the weights do not fit",
+        )
+    elif offloads:
+        yield (
+            "lora_rank zero_optimization.offload_optimizer",
+            "adapters have a small optimizer, which stays on the GPU: leave offloading out",
+        )
+
+
 def expert_parallel_needs_scattered_gradients(config: Any) -> Complaints:
     zero = config.optimization.zero_optimization
     if config.parallel.expert_size == 1 or zero.stage == 0:
@@ -474,6 +498,7 @@ RULES: list[Rule] = [
     tokens_have_enough_experts,
     experts_are_shared_evenly,
     mixtures_need_whole_sequences_and_weights,
+    adapters_stand_beside_whole_weights,
     expert_parallel_needs_scattered_gradients,
     attention_pattern_fits,
     rotary_dimensions_are_even,

@@ -30,6 +30,8 @@ Activation = Literal[
     "gelu", "gelu_new", "relu", "silu", "softsign", "mish", "geglu", "swiglu", "reglu", "bilinear", "glu"
 ]
 
+LoraTarget = Literal["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]
+
 
 class Section(BaseModel):
     """A frozen group of keys; an unknown key is an error."""
@@ -167,6 +169,16 @@ class ModelConfig(Section):
     )
     attention_dropout: Probability = Field(0.0, description="dropout of the attention probabilities")
     hidden_dropout: Probability = Field(0.0, description="dropout of the embeddings and of what each block adds")
+    lora_rank: PositiveInt | None = Field(
+        None,
+        description="rank of the adapters that are trained in place of the weights (LoRA); all weights are trained where it is not "
+        "given",
+    )
+    lora_alpha: PositiveFloat = Field(16.0, description="what adapters add is multiplied by lora_alpha / lora_rank")
+    lora_dropout: Probability = Field(0.0, description="dropout of what adapters read")
+    lora_targets: Annotated[list[LoraTarget], Field(min_length=1)] = Field(
+        ["query_key_value", "dense"], description="linear layers of each block that get adapters"
+    )
 
 
 class ParallelConfig(Section):

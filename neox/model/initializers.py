@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from neox.config.sections import Initializer, ModelConfig
 from neox.model.linear import RowLinear
+from neox.model.lora import Adapter
 from neox.model.norms import Norm
 from neox.parallel.topology import Topology
 
@@ -64,12 +65,15 @@ def initialize_weights(layer: nn.Module, *, model: ModelConfig, seed: int, index
     """Fill every parameter of the layer with global index `index`."""
     for module_name, module in layer.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
-            if name == "bias":
+            if name == "bias" or (isinstance(module, Adapter) and name == "up"):
                 parameter.zero_()
             elif isinstance(module, Norm):
                 parameter.fill_(1.0)
             else:
-                residual = isinstance(module, RowLinear)
-                fill = initializer(model.output_layer_init_method if residual else model.init_method, model)
+                if isinstance(module, Adapter):
+                    fill = partial(nn.init.kaiming_uniform_, a=math.sqrt(5))  # as in the paper's code
+                else:
+                    residual = isinstance(module, RowLinear)
+                    fill = initializer(model.output_layer_init_method if residual else model.init_method, model)
                 stream = stream_seed(seed, index, f"{module_name}.{name}")
                 parameter.copy_(draw(parameter, fill, stream, topology.tensor_rank, topology.tensor_size))

@@ -132,8 +132,8 @@ class Engine:
                 scale = self._engine.optimizer.loss_scale if self._owns_scale else 1
                 self._engine.backward(micro_loss * scale)
                 if self._owns_norm and self._engine.is_gradient_accumulation_boundary():
-                    gradients = ((parameter, parameter.grad) for parameter in self._engine.module.parameters())
-                    grad_norm = global_norm(gradients, self._topology)
+                    trained = (weight for weight in self._engine.module.parameters() if weight.requires_grad)
+                    grad_norm = global_norm(((weight, weight.grad) for weight in trained), self._topology)
                     self._engine.optimizer.grad_scale = divisor(grad_norm, self._clip)
                 self._engine.step()
             loss = self._mean_over_replicas(loss)

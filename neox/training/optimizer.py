@@ -13,12 +13,15 @@ from neox.model.moe import is_shared_out
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
-    """Matrices decay; norms and biases do not. A gated MLP's bias has two dimensions, so names decide too.
+    """Matrices decay; norms and biases do not. A gated MLP's bias has two dimensions, so names decide too. Frozen parameters
+    are in no group.
 
     Experts that not every replica holds have groups of their own, which DeepSpeed finds by `moe` and the name.
     """
     groups: dict[tuple[bool, str | None], list[nn.Parameter]] = {(True, None): [], (False, None): []}
     for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
         is_matrix = parameter.dim() >= 2 and not name.endswith("bias")
         holders = parameter.group_name if is_shared_out(parameter) else None
         groups.setdefault((is_matrix, holders), []).append(parameter)

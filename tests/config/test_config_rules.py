@@ -74,6 +74,11 @@ CASES = {
         "zero_optimization.stage",
         "stage 3 does not work with a mixture of experts",
     ),
+    "adapters_stand_beside_whole_weights": (
+        {"lora_rank": 4, "pipe_parallel_size": 2, "num_gpus": 2},
+        "lora_rank",
+        "adapters do not work with pipeline stages",
+    ),
     "expert_parallel_needs_scattered_gradients": (
         {"moe_num_experts": 4, "moe_expert_parallel_size": 2, "num_gpus": 2}
         | {"zero_optimization": {"stage": 1, "reduce_scatter": False}},
@@ -201,6 +206,12 @@ FURTHER_CASES = [
     (
         {"moe_num_experts": 4, "model_parallel_size": 2, "num_gpus": 2, "sequence_parallel": True},
         "sequence_parallel: a mixture of experts routes whole sequences",
+    ),
+    ({"lora_rank": 4, "moe_num_experts": 4}, "adapters do not work with a mixture of experts"),
+    ({"lora_rank": 4, "zero_optimization": {"stage": 3}}, "adapters do not work at stage 3"),
+    (
+        {"lora_rank": 4, "zero_optimization": {"stage": 1, "offload_optimizer": {"device": "cpu"}}},
+        "leave offloading out",
     ),
     ({"attention_config": [[["global"], 5]]}, '5 is not a count between 1 and num_layers (4), nor "all"'),
     ({"attention_config": ["global", "locale", "global", "global"]}, "'locale' is no kind of attention here"),
