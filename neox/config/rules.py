@@ -13,10 +13,12 @@ from neox.config.deepspeed import base_config
 from neox.config.draft import SECTION_OF
 from neox.config.errors import ConfigError
 from neox.config.resolve import SAMPLE_MERGES, SAMPLE_TOKENIZER, SAMPLE_VOCAB
-from neox.config.shapes import FORMS, attention_kinds, ffn_width, is_gated
+from neox.config.shapes import FORMS, attention_kinds, attention_windows, ffn_width, is_causal, is_gated
 from neox.config.sizes import padded_vocab_size, true_vocab_size
 
 Complaints = Iterator[tuple[str, str]]
+
+LABELS = [f"{split}_label_data_paths" for split in ("train", "valid", "test")]
 
 
 def heads_divide_hidden(config: Any) -> Complaints:
@@ -345,10 +347,41 @@ def labels_fit_paths(config: Any) -> Complaints:
 
 def labels_stay_beside_their_tokens(config: Any) -> Complaints:
     data = config.data
-    labels = [f"{split}_label_data_paths" for split in ("train", "valid", "test")]
-    given = [key for key in labels if getattr(data, key) is not None]
+    given = [key for key in LABELS if getattr(data, key) is not None]
     if data.fim_rate and given:
         yield "fim_rate", f"moves tokens away from their labels, and {given[0]} is given: leave one of them out"
+
+
+def masked_tokens_are_seen_from_both_sides(config: Any) -> Complaints:
+    model, data = config.model, config.data
+    if is_causal(model):
+        return
+    if model.pos_emb in ("alibi", "rpe"):
+        yield (
+            "pos_emb train_impl",
+            f"{model.pos_emb} knows distances backwards only, and mlm looks ahead too: give learned, rotary, sinusoidal or none",
+        )
+    try:
+        windows = attention_windows(model)
+    except ConfigError:
+        windows = []  # attention_pattern_fits complains
+    if any(window is not None for window in windows):
+        yield (
+            "train_impl attention_config sliding_window_width",
+            "mlm has no windows: give global attention in every layer",
+        )
+    labels = [key for key in LABELS if getattr(data, key) is not None]
+    if labels:
+        yield f"{labels[0]} train_impl", "mlm makes its own labels: leave it out"
+    if data.fim_rate:
+        yield "fim_rate train_impl", "is for a model that predicts the next token, and train_impl is mlm: leave it out"
+    if data.pack_impl != "packed" and not data.reset_attention_mask:
+        yield (
+            "pack_impl train_impl",
+            f"mlm would look at the padding of {data.pack_impl} samples: give reset_attention_mask: true too, or packed",
+        )
+    if data.mlm_same_token_prob + data.mlm_random_token_prob > 1:
+        yield "mlm_same_token_prob mlm_random_token_prob", "and mlm_random_token_prob are more than 1 together"
 
 
 def chopping_is_for_whole_documents(config: Any) -> Complaints:
@@ -401,6 +434,11 @@ def tokenizer_has_its_files(config: Any) -> Complaints:
 def generation_has_weights(config: Any) -> Complaints:
     if config.checkpoint.load is None and config.checkpoint.save is None:
         yield "load", "is missing: generate.py needs the folder of a checkpoint, in load or save"
+
+
+def generation_goes_forward(config: Any) -> Complaints:
+    if not is_causal(config.model):
+        yield "train_impl", "a model of train_impl mlm sees both sides of a token and cannot continue texts"
 
 
 def generation_has_prompts(config: Any) -> Complaints:
@@ -515,6 +553,7 @@ RULES: list[Rule] = [
     weights_fit_paths,
     labels_fit_paths,
     labels_stay_beside_their_tokens,
+    masked_tokens_are_seen_from_both_sides,
     chopping_is_for_whole_documents,
     fill_in_has_a_rate,
     split_is_three_shares,
@@ -529,4 +568,4 @@ TRAINING_RULES: list[Rule] = [
     evaluation_has_data,
 ]
 TRAINING_WARNINGS: list[Rule] = [nothing_is_saved, multiple_is_for_gated_mlps]
-GENERATION_RULES: list[Rule] = [generation_has_weights, generation_has_prompts]
+GENERATION_RULES: list[Rule] = [generation_has_weights, generation_goes_forward, generation_has_prompts]

@@ -167,6 +167,10 @@ class ModelConfig(Section):
     moe_loss_coeff: NonNegativeFloat = Field(
         0.01, description="weight, in the training loss, of the loss that spreads tokens evenly over the experts"
     )
+    train_impl: Literal["normal", "mlm"] = Field(
+        "normal",
+        description="objective: normal predicts the next token; mlm predicts hidden ones, and a token sees what follows it too",
+    )
     attention_dropout: Probability = Field(0.0, description="dropout of the attention probabilities")
     hidden_dropout: Probability = Field(0.0, description="dropout of the embeddings and of what each block adds")
     lora_rank: PositiveInt | None = Field(
@@ -425,6 +429,14 @@ class DataConfig(Section):
     fim_prefix_token: str = Field("<|fim_prefix|>", description="token before the prefix")
     fim_middle_token: str = Field("<|fim_middle|>", description="token before the middle")
     fim_suffix_token: str = Field("<|fim_suffix|>", description="token before the suffix")
+    mlm_mask_prob: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.15, description="share of the tokens that mlm chooses to be predicted"
+    )
+    mlm_same_token_prob: Fraction = Field(0.1, description="share of the chosen tokens that stay as they are")
+    mlm_random_token_prob: Fraction = Field(
+        0.1, description="share of the chosen tokens that become a random one; the others become mlm_mask_token"
+    )
+    mlm_mask_token: str = Field("[MASK]", description="token that hides a token, by its name in the tokenizer")
     mmap_warmup: bool = Field(False, description="read the token files once at the start, to fill the page cache")
 
     @property

@@ -10,6 +10,7 @@ from neox.config.shapes import (
     ffn_width,
     has_qkv_bias,
     head_width,
+    is_causal,
     is_gated,
     mixture_layers,
     qkv_width,
@@ -144,7 +145,9 @@ def flops_per_token(model: ModelConfig, vocab_size: int) -> float:
     for mixture in mixture_layers(model):
         multiplied += _block(model, mixture, experts=model.moe_top_k).matrices
         multiplied += model.moe_num_experts * model.hidden_size if mixture else 0  # the router
-    seen = sum(mean_visible_tokens(length, window) for window in attention_windows(model))
+    seen = sum(
+        mean_visible_tokens(length, window) if is_causal(model) else length for window in attention_windows(model)
+    )
     adapters = model.num_layers * _adapters(model).parameters
     return weight_flops(model) * multiplied + 6.0 * adapters + 12.0 * model.hidden_size * seen
 

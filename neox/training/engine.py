@@ -63,7 +63,7 @@ class Engine:
         self.synchronous = topology.device.type == "cpu"  # reading a result costs nothing
         self._topology = topology
         self._accumulation = config.batch.gradient_accumulation_steps
-        self._masked = config.data.masks_loss
+        self._masked = config.data.masks_loss or config.model.train_impl == "mlm"
         self._scaled = config.precision.precision == "fp16"
         self._clip = config.optimization.gradient_clipping
         self._balances = any(mixture_layers(config.model))

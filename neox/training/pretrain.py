@@ -43,7 +43,13 @@ def pretrain(config: Config) -> Outcome:
     seed_everything(config.run.seed, topology)
     tokenizer = build_tokenizer(config.tokenizer)
     datasets = build_datasets(
-        config.data, config.model.seq_length, samples_needed(config), tokenizer, config.run.seed, topology
+        config.data,
+        config.model.seq_length,
+        samples_needed(config),
+        tokenizer,
+        config.run.seed,
+        topology,
+        config.model.train_impl,
     )
     vocab_size = true_vocab_size(config.model, tokenizer.vocab_size)
     engine = Engine(config, topology, vocab_size)
