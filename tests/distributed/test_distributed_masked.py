@@ -16,7 +16,7 @@ LAYOUTS = {
     "pp2": {"pipe_parallel_size": 2},
     "tp2": {"model_parallel_size": 2, "sequence_parallel": True, "checkpoint_activations": True},
 }
-# words in a fixed order: the neighbours of a hidden word tell it
+# a document repeats one word: its others tell the hidden ones
 WORDS = [f"w{number}" for number in range(30)]
 
 
@@ -27,8 +27,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     engine.add_special_tokens(["<|endoftext|>", "<mask>"])
     engine.save(str(root / "tokenizer.json"))
     with StoreWriter(root / "words", numpy.uint16) as store:
-        for first in range(60):
-            tokens = numpy.append((first + numpy.arange(40)) % len(WORDS), len(WORDS)).astype(numpy.uint16)
+        for number in range(60):
+            tokens = numpy.append([number % len(WORDS)] * 40, len(WORDS)).astype(numpy.uint16)
             store.add(tokens, numpy.array([tokens.size]))
         store.finish()
     keys = {
@@ -37,6 +37,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "tokenizer_type": "HFTokenizer",
         "vocab_file": str(root / "tokenizer.json"),
         "reset_attention_mask": True,
+        "no_weight_tying": False,
         "train_iters": 30,
         "optimizer": {"type": "Adam", "params": {"lr": 1.0e-2}},
         "eval_interval": 30,
