@@ -66,8 +66,8 @@ def build_datasets(
 ) -> Datasets:
     """The datasets of a run, each with at least as many samples as `samples` asks for (train, valid, test).
 
-    train_impl: the objective, one of CHANGES. Raises ConfigError that names the file where token files are missing, damaged, of another tokenizer, or hold too little to
-    train on. With `split`, a validation or test share too small for one sample is None.
+    train_impl: the objective, one of CHANGES. Raises ConfigError that names the file where token files are missing, damaged, of
+    another tokenizer, or hold too little to train on. With `split`, a validation or test share too small for one sample is None.
     """
     paths = (data.train_data_paths, data.valid_data_paths, data.test_data_paths)
     prefixes = [prefix for given in paths for prefix in given or []] or [data.data_path]

@@ -1,7 +1,7 @@
 """Masked language modelling (BERT: Devlin et al. 2018, arXiv:1810.04805): some tokens of a sample are hidden, and predicted.
 
 As many as `mlm_mask_prob` says are chosen, and they alone are learned. Most of them become the mask token, some a random token,
-and some stay as they are, so that a model cannot take an unmasked token for a right one. What is chosen follows from the seed and
+and some stay as they are, so that a model cannot rely on what it is shown. What is chosen follows from the seed and
 the number of the sample alone, so that a resumed run reads it again as it was. Knows nothing about files.
 """
 
@@ -36,7 +36,7 @@ class Masking:
         random = numpy.random.default_rng([self.seed, number])
         candidates = numpy.flatnonzero((text[:-1] != self.eod) & (text[:-1] != self.mask))
         count = max(1, round(candidates.size * self.data.mlm_mask_prob)) if candidates.size else 0
-        chosen = random.choice(candidates, count, replace=False)
+        chosen = random.choice(candidates, count, replace=False)  # an exact number of them, as in the paper's code
         labels = numpy.full(text.size, NO_LABEL, dtype=numpy.int64)
         labels[chosen + 1] = text[chosen]
 

@@ -128,22 +128,22 @@ def export_folder(
 ) -> Result:
     """Make a folder of transformers of a checkpoint: of a `save` folder's newest, or of one step's folder.
 
-    Adapters (LoRA) are merged into the weights that they stand beside. model_type: the family to write; None takes the first that can say the model. Raises ConfigError that names each key
-    that the family cannot say, and CheckpointError; nothing is left behind then.
+    Adapters (LoRA) are merged into the weights that they stand beside. model_type: the family to write; None takes the first that
+    can say the model. Raises ConfigError that names each key that the family cannot say, and CheckpointError; nothing is left
+    behind then.
     """
     folder, notes = _checkpoint(checkpoint)
     model, tokenizer_config = _read_config(folder / CONFIG)
     family = _family_for(model, model_type)
     rows = model.vocab_size or read_vocab_size(tokenizer_config)
     reader = StateReader(folder)
-    gpt = skeleton(model, rows)
+    gpt, plain = skeleton(model, rows), skeleton(model.model_copy(update={"lora_rank": None}), rows)
     check_names({name for name, _ in gpt.named_parameters()}, reader, whole_model=True)
     for name, parameter in gpt.named_parameters():
         check_shape(name, tuple(parameter.shape), reader)
     dtype = DTYPES[precision]
     groups: list[Callable[[], dict[str, Tensor]]] = []
     sizes = []
-    plain = skeleton(model.model_copy(update={"lora_rank": None}), rows)
     for number, layer in plain.indexed_layers():
         names = [f"layers.{number}.{path}" for path, _ in layer.named_parameters()]
         if names:
@@ -156,9 +156,8 @@ def export_folder(
         about = {"architectures": [family.architecture], "model_type": family.model_type}
         about |= {"vocab_size": rows, "dtype": word, "torch_dtype": word, "use_cache": True, **special}
         write_json(draft / CONFIG_FILE, write_config(model, family.table) | about)
-    return Result(
-        output, sum(parameter.numel() for parameter in plain.parameters()), (*notes, *filter(None, [warning]))
-    )
+    parameters = sum(parameter.numel() for parameter in plain.parameters())
+    return Result(output, parameters, (*notes, *filter(None, [warning])))
 
 
 def _checkpoint(path: Path) -> tuple[Path, list[str]]:

@@ -23,6 +23,7 @@ MODELS = {
     "alibi": small(pos_emb="alibi", activation="geglu", mlp_multiple_of=4, scale_attention=False),
     "adapters": small(
         lora_rank=3,
+        lora_alpha=0.3,
         lora_targets=["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"],
         activation="swiglu",
         mlp_multiple_of=4,
