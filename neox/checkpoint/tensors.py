@@ -166,13 +166,13 @@ def check_names(names: set[str], reader: StateReader, whole_model: bool) -> None
     missing = sorted(names - set(reader.weights))
     # a model that holds only a part of the weights has no adapters
     surplus = sorted(name for name in set(reader.weights) - names if whole_model or is_adapter(name))
+    if any(map(is_adapter, missing)) and not any(map(is_adapter, reader.weights)):
+        raise CheckpointError(
+            f"{reader.folder} has no adapters, which lora_rank asks for: to train new ones on it, give finetune: true; to read "
+            "trained ones, give the folder that they were saved in"
+        )
     if missing or surplus:
         what = [f"it lacks {missing[0]} and {len(missing) - 1} more"] if missing else []
-        if missing and is_adapter(missing[0]) and not any(map(is_adapter, reader.weights)):
-            raise CheckpointError(
-                f"{reader.folder} has no adapters, which lora_rank asks for: to train new ones on it, give finetune: true; to read "
-                "trained ones, give the folder that they were saved in"
-            )
         what += [f"it has {surplus[0]} and {len(surplus) - 1} more, which the model lacks"] if surplus else []
         raise CheckpointError(f"{reader.folder} is of another model: {'; '.join(what)}; check the model keys")
 

@@ -16,7 +16,11 @@ from neox.interop.huggingface import export_folder
 from neox.model.gpt import GPT
 from neox.model.lora import is_adapter
 
-LORA = {"lora_rank": 4, "lora_targets": ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]}
+LORA = {
+    "lora_rank": 4,
+    "lora_alpha": 32.0,
+    "lora_targets": ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"],
+}
 METRICS = ("train/lm_loss", "train/grad_norm")
 
 
@@ -24,13 +28,12 @@ def zero(stage: int, **keys) -> dict:
     return {"zero_optimization": {"stage": stage}, **keys}
 
 
-# name: processes, keys, and the layout whose steps 1 and 2 its steps 3 and 4 go on from
+# of two processes: keys, and the layout whose steps 1 and 2 its steps 3 and 4 go on from
 LAYOUTS = {
-    "dp2-zero0": (2, zero(0), "dp2-zero2"),
-    "dp2-zero1": (2, zero(1, checkpoint_activations=True), "tp2"),
-    "dp2-zero2": (2, zero(2), "dp2-zero1"),
-    "tp2": (2, {"model_parallel_size": 2, "sequence_parallel": True}, "dp2-zero0"),
-    "one": (1, {}, "tp2"),
+    "dp2-zero0": (zero(0), "dp2-zero2"),
+    "dp2-zero1": (zero(1, checkpoint_activations=True), "tp2"),
+    "dp2-zero2": (zero(2), "dp2-zero1"),
+    "tp2": ({"model_parallel_size": 2, "sequence_parallel": True}, "dp2-zero0"),
 }
 HALF = {"dp2-zero0-bf16": zero(0, precision="bf16"), "dp2-zero2-bf16": zero(2, precision="bf16")}
 
@@ -41,20 +44,14 @@ def root(tmp_path_factory: pytest.TempPathFactory, char_data: Path) -> Path:
     `<layout>-on` of the others."""
     root = tmp_path_factory.mktemp("lora")
     begin = {**LORA, "load": str(root / "base" / "checkpoints"), "finetune": True, "extra_save_iters": [0]}
-    two_steps = {"exit_interval": 2}
-    runs = {"base": (1, {"train_iters": 2}), "straight": (1, begin)}
-    runs |= {name: (processes, {**begin, **keys, **two_steps}) for name, (processes, keys, _) in LAYOUTS.items()}
-    runs |= {name: (2, {**begin, **keys}) for name, keys in HALF.items()}
-    runs |= {
-        f"{name}-on": (processes, {**LORA, **keys, "load": str(root / old / "checkpoints"), "save": None})
-        for name, (processes, keys, old) in LAYOUTS.items()
-        if processes == 2
+    pair = {name: {**begin, **keys, "exit_interval": 2} for name, (keys, _) in LAYOUTS.items()}
+    pair |= {name: {**begin, **keys} for name, keys in HALF.items()}
+    pair |= {
+        f"{name}-on": {**LORA, **keys, "load": str(root / old / "checkpoints"), "save": None}
+        for name, (keys, old) in LAYOUTS.items()
     }
-    for names in (["base", "straight", "one"], [name for name, (processes, _) in runs.items() if processes == 2]):
-        configs = [
-            write_config(root / name, char_data, num_gpus=runs[name][0], **{"lora_alpha": 32.0, **runs[name][1]})
-            for name in names
-        ]
+    for processes, runs in ((1, {"base": {"train_iters": 2}, "straight": begin}), (2, pair)):
+        configs = [write_config(root / name, char_data, num_gpus=processes, **keys) for name, keys in runs.items()]
         finish(start("tests/support/rows.py", configs[0], NEOX_ROWS=":".join(map(str, configs))))
     return root
 
@@ -68,7 +65,7 @@ def test_layout_changes_nothing(name: str, root: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("name", [name for name, (processes, _, _) in LAYOUTS.items() if processes == 2])
+@pytest.mark.parametrize("name", LAYOUTS)
 def test_training_goes_on_from_another_layout(name: str, root: Path) -> None:
     went_on, straight = curve(root / f"{name}-on", *METRICS), curve(root / "straight", *METRICS)
     assert len(went_on) == 2

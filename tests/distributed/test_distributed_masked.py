@@ -38,13 +38,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "vocab_file": str(root / "tokenizer.json"),
         "reset_attention_mask": True,
         "no_weight_tying": False,
-        "train_iters": 30,
+        "train_iters": 14,
         "optimizer": {"type": "Adam", "params": {"lr": 1.0e-2}},
-        "eval_interval": 30,
+        "eval_interval": 14,
         "num_gpus": 2,
     }
     runs = {name: {**keys, **layout} for name, layout in LAYOUTS.items()}
-    runs["dp2-begun"] = {**runs["dp2"], "exit_interval": 28, "save": str(root / "dp2-begun" / "checkpoints")}
+    runs["dp2-begun"] = {**runs["dp2"], "exit_interval": 12, "save": str(root / "dp2-begun" / "checkpoints")}
     runs["tp2-on"] = {**runs["tp2"], "load": str(root / "dp2-begun" / "checkpoints")}
     configs = [write_config(root / name, root / "words", **{"save": None, **row}) for name, row in runs.items()]
     finish(start("tests/support/rows.py", configs[0], NEOX_ROWS=":".join(map(str, configs))))
@@ -53,7 +53,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_layout_changes_nothing_and_the_loss_falls(root: Path) -> None:
     expected = torch.tensor(curve(root / "dp2", *METRICS))
-    assert expected[0, 0] > 3.2 and expected[-1, 0] < 2.5
+    assert expected[-3:, 0].mean() < expected[:3, 0].mean() - 0.3
     for name in ("pp2", "tp2"):
         found = torch.tensor(curve(root / name, *METRICS))
         torch.testing.assert_close(found[:10], expected[:10], rtol=1e-4, atol=1e-4)
@@ -64,4 +64,4 @@ def test_layout_changes_nothing_and_the_loss_falls(root: Path) -> None:
 def test_training_goes_on_from_another_layout(root: Path) -> None:
     went_on, straight = curve(root / "tp2-on", *METRICS), curve(root / "dp2", *METRICS)
     assert len(went_on) == 2
-    torch.testing.assert_close(torch.tensor(went_on), torch.tensor(straight[28:]), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(torch.tensor(went_on), torch.tensor(straight[12:]), rtol=1e-3, atol=1e-3)
