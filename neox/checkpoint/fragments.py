@@ -1,4 +1,5 @@
-"""What a rank holds of the training state: for each weight, a flat range of its shard, in fp32, with its moments.
+"""What a rank holds of the training state: for each weight, a flat range of its shard, in fp32 where it is trained, with its
+moments.
 
 DeepSpeed keeps master weights and moments in a different place for every ZeRO stage and precision. This file is the only
 one that knows where; it gives views, so the same list serves to save and to restore.
@@ -25,7 +26,7 @@ class Fragment:
     name: str  # global name of the parameter, the same in every layout
     parameter: nn.Parameter
     start: int  # first element within the flattened shard
-    tensors: dict[str, torch.Tensor]  # "weight" and the optimizer's moments, each a flat fp32 view of the same length
+    tensors: dict[str, torch.Tensor]  # "weight" and the optimizer's moments, each a flat view of the same length
 
 
 def base_optimizer(optimizer) -> torch.optim.Optimizer:
@@ -64,7 +65,14 @@ def set_optimizer_steps(optimizer, steps: int) -> None:
 
 
 def fragments(names: dict[nn.Parameter, str], optimizer, keys: list[str]) -> Iterator[Fragment]:
-    """What this rank holds of each named parameter: its master weight and the moments `keys`, as views."""
+    """What this rank holds of each named parameter: its master weight and the moments `keys`, as views.
+
+    Of a frozen parameter it holds all, without moments, and in the type that the model computes with.
+    """
+    for parameter, name in names.items():
+        if not parameter.requires_grad:
+            yield Fragment(name, parameter, 0, {WEIGHT: parameter.detach().view(-1)})
+    names = {parameter: name for parameter, name in names.items() if parameter.requires_grad}
     if isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3):
         yield from _stage3(names, optimizer, keys)
     elif isinstance(optimizer, ZeROOptimizer):  # stages 1 and 2, and bf16 with fp32 gradients

@@ -33,6 +33,7 @@ from neox.checkpoint.tensors import (
     check_names,
     check_shape,
 )
+from neox.model.lora import is_adapter
 from neox.model.moe import is_shared_out
 from neox.parallel.agreement import together
 from neox.parallel.topology import Topology
@@ -81,7 +82,8 @@ class Snapshot:
 def restore(state: TrainingState, folder: Path, weights_only: bool = False) -> Progress:
     """Load one verified checkpoint folder into the state, in place.
 
-    With `weights_only` the optimizer's moments, the counters and the random states stay as they are.
+    With `weights_only` the optimizer's moments, the counters and the random states stay as they are, and so do adapters (LoRA)
+    where the checkpoint has none at all.
     Raises CheckpointError on every rank where one of them cannot read it or it does not fit the model.
     """
     return together(lambda: _read_rank(state, folder, weights_only), CheckpointError)[state.topology.rank]
@@ -103,7 +105,7 @@ def snapshot(state: TrainingState, progress: Progress) -> Snapshot:
             # of the replicas that hold an expert the first one writes all of it, or each its partition
             if topology.data_rank >= topology.expert_size and not _is_partitioned(state.optimizer):
                 continue
-        elif not _is_partitioned(state.optimizer):
+        elif not (_is_partitioned(state.optimizer) and fragment.parameter.requires_grad):
             turn = shared.index(min(shared))
             shared[turn] += fragment.tensors[WEIGHT].numel()
             if turn != topology.data_rank:
@@ -131,13 +133,16 @@ def snapshot(state: TrainingState, progress: Progress) -> Snapshot:
 def _read_rank(state: TrainingState, folder: Path, weights_only: bool) -> Progress:
     reader = StateReader(folder)
     topology, optimizer = state.topology, state.optimizer
-    check_names(set(state.names.values()), reader, topology.pipe_size == topology.expert_size == 1)
+    fresh = _fresh_adapters(state, reader) if weights_only else set()
+    check_names(set(state.names.values()) - fresh, reader, topology.pipe_size == topology.expert_size == 1)
     stage3 = isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3)
     if stage3:
         optimizer.checkpoint_event_prologue()  # gathered weights would hide what is loaded into the partitions
     moments = [] if weights_only else reader.moments
     create_moments(optimizer, moments)
     for fragment in fragments(state.names, optimizer, moments):
+        if fragment.name in fresh:
+            continue
         tensor_size = topology.tensor_size if _is_split(fragment.parameter) else 1
         check_shape(fragment.name, _full_shape(fragment.parameter, tensor_size), reader)
         for key, view in fragment.tensors.items():
@@ -158,6 +163,11 @@ def _read_rank(state: TrainingState, folder: Path, weights_only: bool) -> Progre
     if layout.read_manifest(folder)["layout"] == _describe(topology):
         _set_random_state(reader, topology)
     return progress
+
+
+def _fresh_adapters(state: TrainingState, reader: StateReader) -> set[str]:
+    """Names of the adapters that begin on a checkpoint without any."""
+    return set() if any(map(is_adapter, reader.weights)) else set(filter(is_adapter, state.names.values()))
 
 
 def _update_weights(optimizer) -> None:

@@ -17,10 +17,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from neox.checkpoint.layout import CheckpointError, FileEntry
+from neox.model.lora import is_adapter
 
 INDEX = "index.json"
 WEIGHT = "weight"  # the part of a parameter that is not a moment
-DTYPE_NAMES = {torch.float32: "F32", torch.uint8: "U8"}
+DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.uint8: "U8"}
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,13 @@ class StateReader:
 def check_names(names: set[str], reader: StateReader, whole_model: bool) -> None:
     """Raise CheckpointError unless the checkpoint has the weights that the model has."""
     missing = sorted(names - set(reader.weights))
-    surplus = sorted(set(reader.weights) - names) if whole_model else []
+    # a model that holds only a part of the weights has no adapters
+    surplus = sorted(name for name in set(reader.weights) - names if whole_model or is_adapter(name))
+    if any(map(is_adapter, missing)) and not any(map(is_adapter, reader.weights)):
+        raise CheckpointError(
+            f"{reader.folder} has no adapters, which lora_rank asks for: to train new ones on it, give finetune: true; to read "
+            "trained ones, give the folder that they were saved in"
+        )
     if missing or surplus:
         what = [f"it lacks {missing[0]} and {len(missing) - 1} more"] if missing else []
         what += [f"it has {surplus[0]} and {len(surplus) - 1} more, which the model lacks"] if surplus else []

@@ -51,7 +51,7 @@ def _dotted(prefix: str, others: dict[str, Other]) -> dict[str, Other]:
 _EXTRA = "give it to DeepSpeed through deepspeed_extra_args"
 _ZERO_EXTRA = "give it to DeepSpeed through deepspeed_extra_args: {zero_optimization: {...}}"
 _OFFLOAD = "give offload_optimizer: {device: cpu}, or offload_param: {device: cpu}"
-_OBJECTIVE = "only plain next-token training is supported yet"
+_OBJECTIVE = "only next-token training and mlm (train_impl) are supported yet"
 _LAUNCHER_SETS = "the launcher works this out by itself: leave it out"
 _NO_SUCH_LAYERS = "these layers are not supported; attention_config takes global, local and flash"
 _FUSION = "a fused kernel of gpt-neox; the fused kernels of torch are always used"
@@ -216,7 +216,7 @@ OTHER_KEYS: dict[str, Other] = {
         use_checkpoint_lr_scheduler=False,
     ),
     # The objective and its data.
-    **_refused(_OBJECTIVE, train_impl="normal", z_loss=(0.0, 0), dataset_impl="gpt2"),
+    **_refused(_OBJECTIVE, z_loss=(0.0, 0), dataset_impl="gpt2"),
     **_refused(
         _OBJECTIVE + ": give train_data_paths, valid_data_paths and test_data_paths",
         **{

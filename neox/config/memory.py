@@ -138,6 +138,8 @@ class _Work:
                 logits *= 1 + min(2, micro_batches)
         if stage == 0:
             embedding_gradients = table if model.no_weight_tying else 2 * table
+        if model.lora_rank is not None:  # both are frozen
+            head_gradient = embedding_gradients = 0
         return cls(
             kept=kept,
             block=recomputed + inner + hidden,

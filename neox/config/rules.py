@@ -14,10 +14,12 @@ from neox.config.draft import SECTION_OF
 from neox.config.errors import ConfigError
 from neox.config.resolve import SAMPLE_MERGES, SAMPLE_TOKENIZER, SAMPLE_VOCAB
 from neox.config.sections import ModelConfig
-from neox.config.shapes import FORMS, attention_kinds, ffn_width, is_gated
+from neox.config.shapes import FORMS, attention_kinds, attention_windows, ffn_width, is_causal, is_gated
 from neox.config.sizes import padded_vocab_size, true_vocab_size
 
 Complaints = Iterator[tuple[str, str]]
+
+LABELS = [f"{split}_label_data_paths" for split in ("train", "valid", "test")]
 
 
 def heads_divide_hidden(config: Any) -> Complaints:
@@ -141,6 +143,30 @@ def mixtures_need_whole_sequences_and_weights(config: Any) -> Complaints:
         )
 
 
+def adapters_stand_beside_whole_weights(config: Any) -> Complaints:
+    if config.model.lora_rank is None:
+        return
+    zero = config.optimization.zero_optimization
+    offloads = any(part is not None and part.device != "none" for part in (zero.offload_optimizer, zero.offload_param))
+    if config.parallel.pipe_size > 1:
+        yield (
+            "lora_rank pipe_parallel_size",
+            "adapters do not work with pipeline stages: use one, with model_parallel_size where the weights do not fit",
+        )
+    if config.model.moe_num_experts > 1:
+        yield "lora_rank moe_num_experts", "adapters do not work with a mixture of experts"
+    if zero.stage == 3:
+        yield (
+            "lora_rank zero_optimization.stage",
+            "adapters do not work at stage 3: use stage 0 to 2, with model_parallel_size where the weights do not fit",
+        )
+    elif offloads:
+        yield (
+            "lora_rank zero_optimization.offload_optimizer",
+            "adapters have a small optimizer, which stays on the GPU: leave offloading out",
+        )
+
+
 def expert_parallel_needs_scattered_gradients(config: Any) -> Complaints:
     zero = config.optimization.zero_optimization
     if config.parallel.expert_size == 1 or zero.stage == 0:
@@ -176,6 +202,8 @@ def mup_knows_every_part(config: Any) -> Complaints:
         yield "optimizer.type use_mup", "the learning rates of use_mup are those of Adam and AdamW"
     if model.moe_num_experts > 1:
         yield "moe_num_experts use_mup", "use_mup has no rule for the router of a mixture of experts"
+    if model.lora_rank is not None:
+        yield "lora_rank use_mup", "use_mup has no rule for adapters"
     for key in ("init_method", "output_layer_init_method"):
         if (method := getattr(model, key)).startswith("xavier") or method.endswith("orthogonal"):
             yield f"{key} use_mup", f"{method} sets a scale by itself, which use_mup does: give normal or scaled_normal"
@@ -378,10 +406,41 @@ def labels_fit_paths(config: Any) -> Complaints:
 
 def labels_stay_beside_their_tokens(config: Any) -> Complaints:
     data = config.data
-    labels = [f"{split}_label_data_paths" for split in ("train", "valid", "test")]
-    given = [key for key in labels if getattr(data, key) is not None]
+    given = [key for key in LABELS if getattr(data, key) is not None]
     if data.fim_rate and given:
         yield "fim_rate", f"moves tokens away from their labels, and {given[0]} is given: leave one of them out"
+
+
+def masked_tokens_are_seen_from_both_sides(config: Any) -> Complaints:
+    model, data = config.model, config.data
+    if is_causal(model):
+        return
+    if model.pos_emb in ("alibi", "rpe"):
+        yield (
+            "pos_emb train_impl",
+            f"{model.pos_emb} knows distances backwards only, and mlm looks ahead too: give learned, rotary, sinusoidal or none",
+        )
+    try:
+        windows = attention_windows(model)
+    except ConfigError:
+        windows = []  # attention_pattern_fits complains
+    if any(window is not None for window in windows):
+        yield (
+            "train_impl attention_config sliding_window_width",
+            "mlm has no windows: give global attention in every layer",
+        )
+    labels = [key for key in LABELS if getattr(data, key) is not None]
+    if labels:
+        yield f"{labels[0]} train_impl", "mlm makes its own labels: leave it out"
+    if data.fim_rate:
+        yield "fim_rate train_impl", "is for a model that predicts the next token, and train_impl is mlm: leave it out"
+    if data.pack_impl != "packed" and not data.reset_attention_mask:
+        yield (
+            "pack_impl train_impl",
+            f"mlm would look at the padding of {data.pack_impl} samples: give reset_attention_mask: true too, or packed",
+        )
+    if data.mlm_same_token_prob + data.mlm_random_token_prob > 1:
+        yield "mlm_same_token_prob mlm_random_token_prob", "and mlm_random_token_prob are more than 1 together"
 
 
 def chopping_is_for_whole_documents(config: Any) -> Complaints:
@@ -434,6 +493,11 @@ def tokenizer_has_its_files(config: Any) -> Complaints:
 def generation_has_weights(config: Any) -> Complaints:
     if config.checkpoint.load is None and config.checkpoint.save is None:
         yield "load", "is missing: generate.py needs the folder of a checkpoint, in load or save"
+
+
+def generation_goes_forward(config: Any) -> Complaints:
+    if not is_causal(config.model):
+        yield "train_impl", "a model of train_impl mlm sees both sides of a token and cannot continue texts"
 
 
 def generation_has_prompts(config: Any) -> Complaints:
@@ -550,6 +614,7 @@ RULES: list[Rule] = [
     tokens_have_enough_experts,
     experts_are_shared_evenly,
     mixtures_need_whole_sequences_and_weights,
+    adapters_stand_beside_whole_weights,
     expert_parallel_needs_scattered_gradients,
     mup_knows_its_base,
     mup_knows_every_part,
@@ -568,6 +633,7 @@ RULES: list[Rule] = [
     weights_fit_paths,
     labels_fit_paths,
     labels_stay_beside_their_tokens,
+    masked_tokens_are_seen_from_both_sides,
     chopping_is_for_whole_documents,
     fill_in_has_a_rate,
     split_is_three_shares,
@@ -584,4 +650,4 @@ TRAINING_RULES: list[Rule] = [
     evaluation_has_data,
 ]
 TRAINING_WARNINGS: list[Rule] = [nothing_is_saved, multiple_is_for_gated_mlps, mup_numbers_are_for_mup]
-GENERATION_RULES: list[Rule] = [generation_has_weights, generation_has_prompts]
+GENERATION_RULES: list[Rule] = [generation_has_weights, generation_goes_forward, generation_has_prompts]

@@ -30,6 +30,8 @@ Activation = Literal[
     "gelu", "gelu_new", "relu", "silu", "softsign", "mish", "geglu", "swiglu", "reglu", "bilinear", "glu"
 ]
 
+LoraTarget = Literal["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]
+
 
 class Section(BaseModel):
     """A frozen group of keys; an unknown key is an error."""
@@ -183,8 +185,22 @@ class ModelConfig(Section):
     mup_rp_embedding_mult: PositiveFloat = Field(
         1.0, description="factor of the learned biases of relative positions (muP with rpe)"
     )
+    train_impl: Literal["normal", "mlm"] = Field(
+        "normal",
+        description="objective: normal predicts the next token; mlm predicts hidden ones, and a token sees what follows it too",
+    )
     attention_dropout: Probability = Field(0.0, description="dropout of the attention probabilities")
     hidden_dropout: Probability = Field(0.0, description="dropout of the embeddings and of what each block adds")
+    lora_rank: PositiveInt | None = Field(
+        None,
+        description="rank of the adapters that are trained in place of the weights (LoRA); all weights are trained where it is not "
+        "given",
+    )
+    lora_alpha: PositiveFloat = Field(16.0, description="what adapters add is multiplied by lora_alpha / lora_rank")
+    lora_dropout: Probability = Field(0.0, description="dropout of what adapters read")
+    lora_targets: Annotated[list[LoraTarget], Field(min_length=1)] = Field(
+        ["query_key_value", "dense"], description="linear layers of each block that get adapters"
+    )
 
 
 class ParallelConfig(Section):
@@ -455,6 +471,14 @@ class DataConfig(Section):
     fim_prefix_token: str = Field("<|fim_prefix|>", description="token before the prefix")
     fim_middle_token: str = Field("<|fim_middle|>", description="token before the middle")
     fim_suffix_token: str = Field("<|fim_suffix|>", description="token before the suffix")
+    mlm_mask_prob: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.15, description="share of the tokens that mlm chooses to be predicted"
+    )
+    mlm_same_token_prob: Fraction = Field(0.1, description="share of the chosen tokens that stay as they are")
+    mlm_random_token_prob: Fraction = Field(
+        0.1, description="share of the chosen tokens that become a random one; the others become mlm_mask_token"
+    )
+    mlm_mask_token: str = Field("[MASK]", description="token that hides a token, by its name in the tokenizer")
     mmap_warmup: bool = Field(False, description="read the token files once at the start, to fill the page cache")
 
     @property

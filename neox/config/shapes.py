@@ -36,6 +36,11 @@ def attention_windows(model: ModelConfig) -> list[int | None]:
     return [model.window_size if kind == "local" else everywhere for kind in attention_kinds(model)]
 
 
+def is_causal(model: ModelConfig) -> bool:
+    """Whether a token sees only what comes before it: where the next one is predicted."""
+    return model.train_impl != "mlm"
+
+
 def mixture_layers(model: ModelConfig) -> list[bool]:
     """Whether the MLP of each layer is a mixture of experts."""
     return [model.moe_num_experts > 1 and layer % model.moe_expert_interval == 0 for layer in range(model.num_layers)]

@@ -10,6 +10,7 @@ from neox.config.shapes import (
     ffn_width,
     has_qkv_bias,
     head_width,
+    is_causal,
     is_gated,
     mixture_layers,
     qkv_width,
@@ -24,6 +25,7 @@ class ParameterCounts:
     total_unpadded: int  # with the true vocabulary
     non_embedding: int  # blocks and norms, without embeddings and output layer
     active: int  # of the total, those that a token passes through: all, except the experts that it is not sent to
+    trainable: int  # of the total, those that training changes: all, or the adapters alone
 
 
 def padded_vocab_size(model: ModelConfig, vocab_size: int) -> int:
@@ -39,7 +41,8 @@ def true_vocab_size(model: ModelConfig, tokenizer_size: int) -> int:
 
 def parameter_counts(model: ModelConfig, vocab_size: int) -> ParameterCounts:
     """Parameters of the whole model; a tied output layer counts once. vocab_size: without padding."""
-    non_embedding = sum(_block(model, mixture).parameters for mixture in mixture_layers(model))
+    adapters = model.num_layers * _adapters(model).parameters
+    non_embedding = adapters + sum(_block(model, mixture).parameters for mixture in mixture_layers(model))
     non_embedding += _norm(model, model.hidden_size)
     tables = 2 if model.no_weight_tying else 1
     rest = non_embedding + _positions(model)
@@ -50,6 +53,7 @@ def parameter_counts(model: ModelConfig, vocab_size: int) -> ParameterCounts:
         total_unpadded=rest + tables * vocab_size * model.hidden_size,
         non_embedding=non_embedding,
         active=total - idle,
+        trainable=total if model.lora_rank is None else adapters,
     )
 
 
@@ -102,6 +106,23 @@ def _mlp(model: ModelConfig) -> _Count:
     return _Count(matrices=(inner + width) * hidden, split=inner if bias else 0, whole=hidden if bias else 0)
 
 
+def _adapters(model: ModelConfig) -> _Count:
+    """Of the adapters of one block."""
+    hidden, width, count = model.hidden_size, ffn_width(model), _Count()
+    shapes = {  # of the weights that they stand beside, (outputs, inputs); the first and the third are split by outputs
+        "query_key_value": (qkv_width(model), hidden),
+        "dense": (hidden, hidden),
+        "dense_h_to_4h": (2 * width if is_gated(model) else width, hidden),
+        "dense_4h_to_h": (hidden, width),
+    }
+    for name, (outputs, inputs) in shapes.items():
+        if model.lora_rank is None or name not in model.lora_targets:
+            continue
+        split, whole = (outputs, inputs) if name in ("query_key_value", "dense_h_to_4h") else (inputs, outputs)
+        count += _Count(split=model.lora_rank * split, whole=model.lora_rank * whole)
+    return count
+
+
 def _norm(model: ModelConfig, size: int) -> int:
     """Parameters of a norm over `size` dimensions."""
     return {"layernorm": 2 * size, "rmsnorm": size, "scalenorm": 1, "non_parametric_layernorm": 0}[model.norm]
@@ -115,16 +136,26 @@ def _positions(model: ModelConfig) -> int:
 def flops_per_token(model: ModelConfig, vocab_size: int) -> float:
     """Floating-point operations of a training step for one token: forward and backward.
 
-    6 for each parameter that multiplies, the output layer's and those of a token's experts among them, and the attention over the tokens that are seen: half of
-    the sequence on average where it is global, at most the window where it has one.
+    6 for each parameter that multiplies (4 where it is frozen), the output layer's and those of a token's experts among them, and
+    the attention over the tokens that are seen: half of the sequence on average where it is global, at most the window where it
+    has one.
     """
     length = model.seq_length or model.max_position_embeddings
     multiplied = padded_vocab_size(model, vocab_size) * model.hidden_size
     for mixture in mixture_layers(model):
         multiplied += _block(model, mixture, experts=model.moe_top_k).matrices
         multiplied += model.moe_num_experts * model.hidden_size if mixture else 0  # the router
-    seen = sum(mean_visible_tokens(length, window) for window in attention_windows(model))
-    return 6.0 * multiplied + 12.0 * model.hidden_size * seen
+    seen = sum(
+        mean_visible_tokens(length, window) if is_causal(model) else length for window in attention_windows(model)
+    )
+    adapters = model.num_layers * _adapters(model).parameters
+    return weight_flops(model) * multiplied + 6.0 * adapters + 12.0 * model.hidden_size * seen
+
+
+def weight_flops(model: ModelConfig) -> float:
+    """Floating-point operations of a training step for one token and one weight of the plain model: 2 forward, 2 for the
+    gradient that goes on, and 2 for the weight's own where it is trained."""
+    return 6.0 if model.lora_rank is None else 4.0
 
 
 def mean_visible_tokens(length: int, window: int | None) -> float:
@@ -149,7 +180,7 @@ def stage_parameters(config: Config, vocab_size: int, stage: int) -> int:
     model, tensor, stages = config.model, config.parallel.tensor_size, config.parallel.pipe_size
     layers = layers_of_stage(model, stages, stage)
     count = sum(_block(model, mixture, experts=0).on_one_of(tensor) for mixture in layers)
-    count += stage_experts(config, stage)
+    count += stage_experts(config, stage) + len(layers) * _adapters(model).on_one_of(tensor)
     table = padded_vocab_size(model, vocab_size) * model.hidden_size // tensor
     first, last = stage == 0, stage == stages - 1
     if first:
@@ -157,6 +188,15 @@ def stage_parameters(config: Config, vocab_size: int, stage: int) -> int:
     if last:
         count += _norm(model, model.hidden_size) + (table if model.no_weight_tying or not first else 0)
     return count
+
+
+def stage_trained_parameters(config: Config, vocab_size: int, stage: int) -> int:
+    """Those of them that training changes."""
+    model, parallel = config.model, config.parallel
+    if model.lora_rank is None:
+        return stage_parameters(config, vocab_size, stage)
+    layers = layers_of_stage(model, parallel.pipe_size, stage)
+    return len(layers) * _adapters(model).on_one_of(parallel.tensor_size)
 
 
 def stage_experts(config: Config, stage: int) -> int:

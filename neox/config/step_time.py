@@ -17,7 +17,8 @@ from neox.config.sizes import (
     layers_of_stage,
     padded_vocab_size,
     stage_experts,
-    stage_parameters,
+    stage_trained_parameters,
+    weight_flops,
 )
 
 EFFICIENCY = 0.45  # of the peak, in matrix products
@@ -81,12 +82,13 @@ def _stage_time(config: Config, vocab_size: int, cluster: Cluster, stage: int) -
     tokens = config.batch.train_micro_batch_size_per_gpu * model.seq_length
     blocks = blocks_of_stage(model.num_layers, stages, stage)
 
-    head_flops = 6.0 * padded_vocab_size(model, vocab_size) * model.hidden_size
+    head_flops = weight_flops(model) * padded_vocab_size(model, vocab_size) * model.hidden_size
     block_flops = (flops_per_token(model, vocab_size) - head_flops) / model.num_layers
     rate = cluster.flops_per_second(precision) * tensor / tokens
     zero = config.optimization.zero_stage
-    forward = max(block_flops / 3 / rate, ZERO3_LAUNCH_SECONDS if zero == 3 else LAUNCH_SECONDS)
-    products = 3 * blocks * forward + (head_flops / rate if stage == stages - 1 else 0.0)
+    passes = weight_flops(model) / 2  # forward, and one or two backward
+    forward = max(block_flops / passes / rate, ZERO3_LAUNCH_SECONDS if zero == 3 else LAUNCH_SECONDS)
+    products = passes * blocks * forward + (head_flops / rate if stage == stages - 1 else 0.0)
     recomputes = config.recompute.checkpoint_activations
     recomputation = blocks * forward if recomputes else 0.0
 
@@ -108,7 +110,7 @@ def _stage_time(config: Config, vocab_size: int, cluster: Cluster, stage: int) -
     busy = products + recomputation + tensor_parallel + expert_parallel + between
     bubble = (stages - 1) * busy
 
-    parameters = stage_parameters(config, vocab_size, stage)
+    parameters = stage_trained_parameters(config, vocab_size, stage)
     experts = stage_experts(config, stage)
     data_parallel = _data_parallel_bytes(width * (parameters - experts), replicas, zero, micro_batches)
     data_parallel += _data_parallel_bytes(width * experts, replicas // parallel.expert_size, zero, micro_batches)

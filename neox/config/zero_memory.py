@@ -5,9 +5,9 @@ from __future__ import annotations
 from neox.config.deepspeed import engine_zero_stage
 from neox.config.sections import Config, Offload
 from neox.config.shapes import ffn_width, is_gated
-from neox.config.sizes import padded_vocab_size, stage_experts, stage_parameters
+from neox.config.sizes import padded_vocab_size, stage_experts, stage_parameters, stage_trained_parameters
 
-FP32, FP64 = 4, 8
+FP16, FP32, FP64 = 2, 4, 8
 ENGINE_BUCKET = 500_000_000  # elements that DeepSpeed's engine reduces at a time, at stage 0
 # stage 3 keeps gathered weights that are used again within 1e9 elements, forward and backward, and fetches 5e7 ahead
 GATHERED = 550_000_000
@@ -23,33 +23,35 @@ class ZeroMemory:
         self._zero = zero
         self._stages = config.parallel.pipe_size
         self._half = config.precision.precision != "fp32"
-        self._width = 2 if self._half else FP32
+        self._width = FP16 if self._half else FP32
         self._on_host = _is_offloaded(zero.offload_optimizer)
         # with more micro-batches than are under way, gradients of some are there while the others' activations are
         self._accumulates = config.batch.gradient_accumulation_steps > self._stages - stage
-        self.parameters = stage_parameters(config, vocab_size, stage)
+        self.held = stage_parameters(config, vocab_size, stage)
+        self.trained = stage_trained_parameters(config, vocab_size, stage)
         self._replicas = replicas
         experts = stage_experts(config, stage)
-        self._shard = -(-(self.parameters - experts) // replicas)
+        self._shard = -(-(self.trained - experts) // replicas)
         self._shard += -(-experts * config.parallel.expert_size // replicas)
         rows = max(padded_vocab_size(model, vocab_size), ffn_width(model) * (2 if is_gated(model) else 1))
-        self._largest = rows * model.hidden_size // config.parallel.tensor_size  # elements of one weight
+        largest = rows * model.hidden_size // config.parallel.tensor_size
+        self._largest = min(largest, self.trained)  # elements of one weight
         # at stages 1 and 2 a process reduces all of each weight of which it updates a part
-        self._touched = min(self.parameters, self._shard + self._largest) if replicas > 1 else self.parameters
+        self._touched = min(self.trained, self._shard + self._largest) if replicas > 1 else self.trained
 
     @property
     def weights(self) -> int:
         """Weights that the model computes with."""
         if _is_offloaded(self._zero.offload_param):
             return 0
-        return self._width * (self._shard if self._zero.stage == 3 else self.parameters)
+        return self._width * (self._shard if self._zero.stage == 3 else self.held)
 
     @property
     def gradients(self) -> int:
         """Gradients between two micro-batches."""
         if self._on_host and self._zero.stage >= 2:
             return 0
-        whole = self.parameters
+        whole = self.trained
         return self._width * {0: whole, 1: whole, 2: self._touched, 3: self._shard}[self._zero.stage]
 
     @property
@@ -58,7 +60,7 @@ class ZeroMemory:
         if self._on_host:
             return 0
         masters = FP32 if self._half or self._zero.stage >= 1 else 0
-        updated = self.parameters if self._zero.stage == 0 else self._shard
+        updated = self.trained if self._zero.stage == 0 else self._shard
         return updated * (masters + moment_bytes(self._config))
 
     @property
@@ -68,7 +70,7 @@ class ZeroMemory:
             two = self._zero.overlap_comm and self._stages == 1
             return self._width * self._zero.reduce_bucket_size * (2 if two else 1)
         if self._zero.stage == 3:
-            return self._stage_3_bucket + self._width * min(self.parameters, GATHERED)
+            return self._stage_3_bucket + self._width * min(self.trained, GATHERED)
         return 0
 
     @property
@@ -102,7 +104,7 @@ class ZeroMemory:
         """Buffers while what is left is reduced, after the backward pass."""
         if self._zero.stage == 0:
             wire = FP32 if self._half and self._config.precision.fp32_allreduce else 0
-            return min(self.parameters, ENGINE_BUCKET) * (self._width + wire) if self._replicas > 1 else 0
+            return min(self.trained, ENGINE_BUCKET) * (self._width + wire) if self._replicas > 1 else 0
         return self.bucket * (2 if self._stages > 1 else 1) + self._flattened
 
     @property
@@ -111,7 +113,7 @@ class ZeroMemory:
         if self._on_host:
             return self.gradients
         if self._zero.stage == 0:
-            return FP32 * self.parameters
+            return FP32 * self.trained
         copies = self._shard * (self._width + (FP32 if self._half else 0))  # flat, and in fp32
         if self._zero.stage == 3:
             return self.gradients + max(copies, FP64 * self._largest // self._replicas)
@@ -126,7 +128,7 @@ class ZeroMemory:
     @property
     def _flattened(self) -> int:
         """Stages 2 and 3 reduce during the backward pass, and copy a full bucket for it."""
-        waiting = min(self.parameters, self._zero.reduce_bucket_size)
+        waiting = min(self.trained, self._zero.reduce_bucket_size)
         return self._width * waiting if self._zero.stage >= 2 else 0
 
 

@@ -19,6 +19,7 @@ from neox.config.sections import DataConfig
 from neox.data.checks import check_data
 from neox.data.fill_in import fill_in
 from neox.data.index_cache import writable_folder
+from neox.data.masking import masking
 from neox.data.mixtures import USES, Part, mixture
 from neox.data.packing import usable
 from neox.data.reading import Reading
@@ -40,6 +41,9 @@ SampleDataset = Samples | BlendedSamples
 # and with it the order of the samples, follows from it.
 SURPLUS = 1.005
 
+# what each train_impl does to the tokens of a sample, before they are read
+CHANGES = {"normal": fill_in, "mlm": masking}
+
 
 @dataclass(frozen=True)
 class Datasets:
@@ -58,11 +62,12 @@ def build_datasets(
     tokenizer: Tokenizer,
     seed: int,
     topology: Topology,
+    train_impl: str = "normal",
 ) -> Datasets:
     """The datasets of a run, each with at least as many samples as `samples` asks for (train, valid, test).
 
-    Raises ConfigError that names the file where token files are missing, damaged, of another tokenizer, or hold too little to
-    train on. With `split`, a validation or test share too small for one sample is None.
+    train_impl: the objective, one of CHANGES. Raises ConfigError that names the file where token files are missing, damaged, of
+    another tokenizer, or hold too little to train on. With `split`, a validation or test share too small for one sample is None.
     """
     paths = (data.train_data_paths, data.valid_data_paths, data.test_data_paths)
     prefixes = [prefix for given in paths for prefix in given or []] or [data.data_path]
@@ -73,7 +78,7 @@ def build_datasets(
         for prefix in [*dict.fromkeys(prefixes), *(part.labels for part in labelled)]:
             _read_through(Path(f"{prefix}.bin"))
 
-    sampler = _Sampler(data, seq_length, tokenizer, seed)
+    sampler = _Sampler(data, seq_length, tokenizer, seed, train_impl)
     if data.train_data_paths is None:
         return Datasets(*sampler.split(data.data_path, data.split, samples))
     return Datasets(
@@ -87,7 +92,7 @@ def build_datasets(
 class _Sampler:
     """Makes datasets that share sequence length, seed, packing and reading."""
 
-    def __init__(self, data: DataConfig, seq_length: int, tokenizer: Tokenizer, seed: int):
+    def __init__(self, data: DataConfig, seq_length: int, tokenizer: Tokenizer, seed: int, train_impl: str):
         self.seq_length = seq_length
         self.whole = data.pack_impl != "packed"
         self.allow_chopped = data.allow_chopped
@@ -97,7 +102,7 @@ class _Sampler:
             "sequence_length": seq_length,
             "tokenizer": TokenizerFacts(tokenizer.vocab_size, tokenizer.eod),
             "together": data.pack_impl == "pack_until_overflow",
-            "change": fill_in(data, tokenizer, seed),
+            "change": CHANGES[train_impl](data, tokenizer, seed),
             "reading": Reading(
                 seq_length, tokenizer.eod, data.eod_mask_loss, data.reset_attention_mask, data.reset_position_ids
             ),

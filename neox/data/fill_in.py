@@ -33,8 +33,9 @@ class FillIn:
     suffix: int
     split: int | None  # id of fim_split_sample
 
-    def __call__(self, text: numpy.ndarray, number: int) -> numpy.ndarray:
-        """The tokens of sample `number` with some of its documents rearranged; at most as many as there were.
+    def __call__(self, text: numpy.ndarray, number: int) -> tuple[numpy.ndarray, numpy.ndarray]:
+        """The tokens of sample `number` with some of its documents rearranged, at most as many as there were; and their labels,
+        which are the same.
 
         The marking tokens take the place of the last ones.
         """
@@ -44,7 +45,8 @@ class FillIn:
             ended = document.size and document[-1] == self.tokenizer.eod
             body = document[:-1] if ended else document
             parts += [self._document(body, random), document[body.size :]]
-        return numpy.concatenate(parts)[: text.size]
+        rearranged = numpy.concatenate(parts)[: text.size]
+        return rearranged, rearranged
 
     def _document(self, tokens: numpy.ndarray, random: numpy.random.Generator) -> numpy.ndarray:
         """A document, or what the sample has of it, without its end."""

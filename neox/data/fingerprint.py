@@ -20,7 +20,7 @@ from neox.tokenizer.vocabulary import file_hashes, located
 KEYS = (
     "pack_impl",
     "allow_chopped",
-    *(name for name in DataConfig.model_fields if name.startswith("fim_")),
+    *(name for name in DataConfig.model_fields if name.startswith(("fim_", "mlm_"))),
 )
 
 SHOWN_DIGITS = 12  # of a SHA-256: enough to tell files apart that nobody forges

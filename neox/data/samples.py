@@ -63,12 +63,12 @@ class TokenizerFacts:
 
 @dataclass
 class SamplesConfig(GPTDatasetConfig):
-    """megatron-core's settings, and ours: the folder of the cached indices, how a sample is read, what is done to its tokens (by
-    the number of the sample), and whether documents that are kept whole share samples."""
+    """megatron-core's settings, and ours: the folder of the cached indices, how a sample is read, what its tokens and their
+    number make of tokens and labels before, and whether documents that are kept whole share samples."""
 
     index_folder: Path | None = None
     reading: Reading | None = None
-    change: Callable[[numpy.ndarray, int], numpy.ndarray] | None = None
+    change: Callable[[numpy.ndarray, int], tuple[numpy.ndarray, numpy.ndarray]] | None = None
     together: bool = False
 
     def __post_init__(self) -> None:
@@ -94,7 +94,7 @@ class Samples(GPTDataset):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         text = self.text(index)
         if self.config.change is not None:
-            text = self.config.change(text, int(index))
+            return self.config.reading.sample(*self.config.change(text, int(index)))
         labels = text if self._labels is None else self._labels.text(index)
         return self.config.reading.sample(text, labels)
 

@@ -28,6 +28,7 @@ from neox.interop.files import CONFIG_FILE, WeightSource, appearing, read_json, 
 from neox.interop.imports import Result, skeleton, write_import
 from neox.interop.keys import differences, read_model, write_config
 from neox.interop.names import FAMILIES, Family, their_parts
+from neox.model.lora import adapter_names, merged
 from neox.parallel.topology import alone
 from neox.tokenizer.vocabulary import read_vocab_size
 
@@ -127,22 +128,23 @@ def export_folder(
 ) -> Result:
     """Make a folder of transformers of a checkpoint: of a `save` folder's newest, or of one step's folder.
 
-    model_type: the family to write; None takes the first that can say the model. Raises ConfigError that names each key
-    that the family cannot say, and CheckpointError; nothing is left behind then.
+    Adapters (LoRA) are merged into the weights that they stand beside. model_type: the family to write; None takes the first that
+    can say the model. Raises ConfigError that names each key that the family cannot say, and CheckpointError; nothing is left
+    behind then.
     """
     folder, notes = _checkpoint(checkpoint)
     model, tokenizer_config = _read_config(folder / CONFIG)
     family = _family_for(model, model_type)
     rows = model.vocab_size or read_vocab_size(tokenizer_config)
     reader = StateReader(folder)
-    gpt = skeleton(model, rows)
+    gpt, plain = skeleton(model, rows), skeleton(model.model_copy(update={"lora_rank": None}), rows)
     check_names({name for name, _ in gpt.named_parameters()}, reader, whole_model=True)
     for name, parameter in gpt.named_parameters():
         check_shape(name, tuple(parameter.shape), reader)
     dtype = DTYPES[precision]
     groups: list[Callable[[], dict[str, Tensor]]] = []
     sizes = []
-    for number, layer in gpt.indexed_layers():
+    for number, layer in plain.indexed_layers():
         names = [f"layers.{number}.{path}" for path, _ in layer.named_parameters()]
         if names:
             groups.append(partial(_their_tensors, reader, names, model, rows, family, dtype))
@@ -154,7 +156,8 @@ def export_folder(
         about = {"architectures": [family.architecture], "model_type": family.model_type}
         about |= {"vocab_size": rows, "dtype": word, "torch_dtype": word, "use_cache": True, **special}
         write_json(draft / CONFIG_FILE, write_config(model, family.table) | about)
-    return Result(output, sum(parameter.numel() for parameter in gpt.parameters()), (*notes, *filter(None, [warning])))
+    parameters = sum(parameter.numel() for parameter in plain.parameters())
+    return Result(output, parameters, (*notes, *filter(None, [warning])))
 
 
 def _checkpoint(path: Path) -> tuple[Path, list[str]]:
@@ -190,13 +193,23 @@ def _family_for(model: ModelConfig, model_type: str | None) -> Family:
     return FAMILIES[nearest]
 
 
+def _plain(reader: StateReader, name: str, model: ModelConfig) -> Tensor:
+    """A whole weight, its adapter merged into it."""
+
+    def whole(name: str) -> Tensor:
+        return reader.shard(name, WEIGHT, tensor_rank=0, tensor_size=1)
+
+    down, up = adapter_names(name)
+    return merged(whole(name), whole(down), whole(up), model) if down in reader.weights else whole(name)
+
+
 def _their_tensors(
     reader: StateReader, names: list[str], model: ModelConfig, rows: int, family: Family, dtype: torch.dtype
 ) -> dict[str, Tensor]:
     """The tensors of one layer under their names."""
     tensors = {}
     for name in names:
-        whole = reader.shard(name, WEIGHT, tensor_rank=0, tensor_size=1)
+        whole = _plain(reader, name, model)
         if name.endswith(("word_embeddings.weight", "final_linear.weight")):
             whole = whole[:rows]
         row, theirs = their_parts(family, model.num_layers, name)

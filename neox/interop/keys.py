@@ -40,6 +40,11 @@ ASIDE = {
     "moe_train_capacity_factor",
     "moe_jitter_eps",
     "moe_loss_coeff",
+    # an export merges adapters into the weights
+    "lora_rank",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_targets",
 }
 # keys that one of the facts below says
 SAID_BY_FACTS = {"intermediate_size", "mlp_multiple_of", "attention_config", "window_size", "sliding_window_width"}

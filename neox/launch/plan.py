@@ -23,7 +23,7 @@ from neox.config.sizes import (
     stage_parameters,
 )
 from neox.config.step_time import Cluster, StepTime, step_time
-from neox.config.zero_memory import FP32, moment_bytes
+from neox.config.zero_memory import FP16, FP32, moment_bytes
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,10 @@ class Plan:
 
     @property
     def checkpoint_bytes(self) -> int:
-        """Bytes of one checkpoint: weights and moments, all in fp32, each once."""
-        return (FP32 + moment_bytes(self.config)) * self.parameters.total
+        """Bytes of one checkpoint: weights and moments in fp32, each once, and frozen weights as the model computes with them."""
+        trained = self.parameters.trainable
+        frozen_bytes = FP32 if self.config.precision.precision == "fp32" else FP16
+        return (FP32 + moment_bytes(self.config)) * trained + frozen_bytes * (self.parameters.total - trained)
 
     @property
     def checkpoints(self) -> int:
@@ -232,7 +234,7 @@ def _advice(plan: Plan) -> str:
 def _highest_stage(config: Config) -> int:
     if config.parallel.pipe_size > 1:
         return 1
-    return 2 if config.model.moe_num_experts > 1 else 3
+    return 2 if config.model.moe_num_experts > 1 or config.model.lora_rank is not None else 3
 
 
 def smaller(config: Config) -> Iterator[tuple[str, Config]]:

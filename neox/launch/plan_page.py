@@ -48,6 +48,8 @@ def _lines(plan: Plan, trains: bool) -> Iterator[tuple[str, str]]:
     )
     if plan.parameters.active < plan.parameters.total:
         words += f"; a token passes through {plan.parameters.active:,} ({_short(plan.parameters.active)})"
+    if plan.parameters.trainable < plan.parameters.total:
+        words += f"; {plan.parameters.trainable:,} are trained ({_short(plan.parameters.trainable)})"
     if config.parallel.world_size > 1:
         words += f"; {_short(plan.parameters_per_gpu)} on each process"
     yield "parameters", words

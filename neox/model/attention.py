@@ -1,4 +1,4 @@
-"""Causal self-attention: multi-head, grouped-query or multi-query, over all that came before or over a sliding window."""
+"""Self-attention: multi-head, grouped-query or multi-query, over all that came before, over a sliding window, or both ways."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from neox.config.mup import score_scale
 from neox.config.sections import ModelConfig
-from neox.config.shapes import has_qkv_bias, head_width, kv_heads, qkv_width
+from neox.config.shapes import has_qkv_bias, head_width, is_causal, kv_heads, qkv_width
 from neox.model.cache import KeyValueCache
 from neox.model.documents import Documents
 from neox.model.heads import split_heads
@@ -36,6 +36,7 @@ class Attention(nn.Module):
         self.group_size = model.num_attention_heads // kv_heads(model)
         self.head_dim = head_width(model)
         self.rotary = rotary_of(model)
+        self.causal = is_causal(model)
         self.scale = score_scale(model)
         self.dropout = model.attention_dropout
         self.query_key_value = ColumnLinear(
@@ -105,7 +106,9 @@ class Attention(nn.Module):
                 bias = bias.masked_fill(~documents.mask(self.window), -torch.inf)
             return bias, False
         if apart:
-            return documents.mask(self.window), False
+            return documents.mask(self.window, self.causal), False
+        if not self.causal:
+            return None, False
         if not needs_mask(cache, seq, self.window):
             return None, past == 0
         return sequence_mask(seq, self.window, device) if cache is None else cached_mask(cache, seq, self.window), False

@@ -19,10 +19,14 @@ class Documents:
         self.positions = positions
         self._masks: dict[int | None, Tensor] = {}
 
-    def mask(self, window: int | None) -> Tensor:
-        """(batch, 1, seq, seq) bool: which keys each query may see; made once for all layers of a kind."""
+    def mask(self, window: int | None, causal: bool = True) -> Tensor:
+        """(batch, 1, seq, seq) bool: which keys each query may see; made once for all layers of a kind.
+
+        causal: what lies before it, within the window where there is one; otherwise all of its document.
+        """
         assert self.numbers is not None
         if window not in self._masks:
             same = self.numbers[:, None, :, None] == self.numbers[:, None, None, :]
-            self._masks[window] = same & sequence_mask(self.numbers.shape[1], window, self.numbers.device)
+            seen = sequence_mask(self.numbers.shape[1], window, self.numbers.device) if causal else True
+            self._masks[window] = same & seen
         return self._masks[window]

@@ -23,6 +23,7 @@ from neox.model.documents import Documents
 from neox.model.embedding import Embedding, FinalNorm, Head, tied_head
 from neox.model.initializers import initialize_weights
 from neox.model.linear import Sharding
+from neox.model.lora import add_adapters
 from neox.model.mlp import MLP
 from neox.model.moe import MixtureOfExperts
 from neox.parallel.topology import Topology
@@ -69,7 +70,8 @@ def layer_specs(model: ModelConfig, *, vocab_size: int, topology: Topology, sequ
 
 def has_dropout(model: ModelConfig) -> bool:
     """Whether a forward pass in training draws random numbers."""
-    return model.attention_dropout > 0 or model.hidden_dropout > 0 or model.moe_jitter_eps is not None
+    probabilities = (model.attention_dropout, model.hidden_dropout, model.lora_dropout)
+    return any(probabilities) or model.moe_jitter_eps is not None
 
 
 class GPT(nn.Module):
@@ -77,7 +79,7 @@ class GPT(nn.Module):
 
     vocab_size: without padding; columns beyond it are padding, which the loss and sampling leave out. seed: of the
     initial weights; None leaves them unset, for a checkpoint to fill. Weights are fp32 until DeepSpeed, or the caller,
-    casts them.
+    casts them. With `lora_rank` only the adapters ask for gradients.
     """
 
     def __init__(
@@ -99,6 +101,8 @@ class GPT(nn.Module):
         specs = layer_specs(model, vocab_size=vocab_size, topology=topology, sequence_parallel=sequence_parallel)
         # a tied head is the last spec and has no weights of its own
         self.layers = nn.ModuleList(spec.build() for spec in specs if spec.forward is None)
+        if model.lora_rank is not None:
+            add_adapters(self, model)
         if seed is not None:
             for index, layer in self.indexed_layers():
                 initialize_weights(layer, model=model, seed=seed, index=index, topology=topology)

@@ -18,6 +18,7 @@ from neox.config.mup import base_width, initial_scale
 from neox.config.sections import Initializer, ModelConfig
 from neox.model.block import block_matrices
 from neox.model.linear import RowLinear
+from neox.model.lora import Adapter
 from neox.model.norms import Norm
 from neox.parallel.topology import Topology
 
@@ -71,13 +72,16 @@ def initialize_weights(layer: nn.Module, *, model: ModelConfig, seed: int, index
     growing = block_matrices(layer)
     for module_name, module in layer.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
-            if name == "bias":
+            if name == "bias" or (isinstance(module, Adapter) and name == "up"):
                 parameter.zero_()
             elif isinstance(module, Norm):
                 parameter.fill_(1.0)
             else:
-                residual = isinstance(module, RowLinear)
-                method = model.output_layer_init_method if residual else model.init_method
-                fill = initializer(method, model, grows=parameter in growing)
+                if isinstance(module, Adapter):
+                    fill = partial(nn.init.kaiming_uniform_, a=math.sqrt(5))  # as in the paper's code
+                else:
+                    residual = isinstance(module, RowLinear)
+                    method = model.output_layer_init_method if residual else model.init_method
+                    fill = initializer(method, model, grows=parameter in growing)
                 stream = stream_seed(seed, index, f"{module_name}.{name}")
                 parameter.copy_(draw(parameter, fill, stream, topology.tensor_rank, topology.tensor_size))

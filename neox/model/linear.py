@@ -102,12 +102,14 @@ class ColumnLinear(nn.Module):
             shape, dim = (groups, *shape), 1
         self.weight = split_parameter(*shape, inputs, dim=dim)
         self.bias = split_parameter(*shape, dim=dim) if bias else None
+        self.adapter: nn.Module | None = None  # what neox/model/lora.py adds
 
     def forward(self, hidden: Tensor) -> Tensor:
         weight, bias = self.weight, self.bias
         if weight.dim() == 3:
             weight, bias = weight.flatten(0, 1), None if bias is None else bias.flatten()
-        return column_product(hidden, weight, bias, self.sharding)
+        product = column_product(hidden, weight, bias, self.sharding)
+        return product if self.adapter is None else product + self.adapter(hidden)
 
 
 def column_product(hidden: Tensor, weight: Tensor, bias: Tensor | None, sharding: Sharding) -> Tensor:
@@ -170,8 +172,13 @@ class RowLinear(nn.Module):
         self.sharding = sharding
         self.weight = split_parameter(outputs, sharding.part(inputs), dim=1)
         self.bias = whole_parameter(outputs) if bias else None
+        self.adapter: nn.Module | None = None  # what neox/model/lora.py adds
 
     def forward(self, inner: Tensor) -> Tensor:
+        product = self._product(inner)
+        return product if self.adapter is None else product + self.adapter(inner)
+
+    def _product(self, inner: Tensor) -> Tensor:
         if self.sharding.size == 1:
             return F.linear(inner, self.weight, self.bias)
         hidden = self.sharding.reduced(F.linear(inner, self.weight))

@@ -67,7 +67,7 @@ class Engine:
         self.synchronous = topology.device.type == "cpu"  # reading a result costs nothing
         self._topology = topology
         self._accumulation = config.batch.gradient_accumulation_steps
-        self._masked = config.data.masks_loss
+        self._masked = config.data.masks_loss or config.model.train_impl == "mlm"
         self._scaled = config.precision.precision == "fp16"
         self._clip = config.optimization.gradient_clipping
         self._balances = any(mixture_layers(config.model))
@@ -148,8 +148,8 @@ class Engine:
                 scale = self._engine.optimizer.loss_scale if self._owns_scale else 1
                 self._engine.backward(micro_loss * scale)
                 if self._owns_norm and self._engine.is_gradient_accumulation_boundary():
-                    gradients = ((parameter, parameter.grad) for parameter in self._engine.module.parameters())
-                    grad_norm = global_norm(gradients, self._topology)
+                    trained = (weight for weight in self._engine.module.parameters() if weight.requires_grad)
+                    grad_norm = global_norm(((weight, weight.grad) for weight in trained), self._topology)
                     self._engine.optimizer.grad_scale = divisor(grad_norm, self._clip)
                     self._engine.optimizer._global_grad_norm = grad_norm  # where DeepSpeed's own keep theirs
                 self._engine.step()

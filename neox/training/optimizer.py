@@ -14,7 +14,8 @@ from neox.model.moe import is_shared_out
 
 
 def parameter_groups(module: nn.Module, weight_decay: float, width_multiplier: float = 1.0) -> list[dict]:
-    """Matrices decay; norms and biases do not. A gated MLP's bias has two dimensions, so names decide too.
+    """Matrices decay; norms and biases do not. A gated MLP's bias has two dimensions, so names decide too. Frozen parameters
+    are in no group.
 
     With a width multiplier other than 1 (neox/config/mup.py) the matrices of the blocks have a group of their own, whose
     rate is `lr_factor` of the others', and which decays as fast as they do. Experts that not every replica holds have groups
@@ -27,6 +28,8 @@ def parameter_groups(module: nn.Module, weight_decay: float, width_multiplier: f
         (False, False, None): [],
     }
     for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
         is_matrix = parameter.dim() >= 2 and not name.endswith("bias")
         holders = parameter.group_name if is_shared_out(parameter) else None
         groups.setdefault((is_matrix, parameter in growing, holders), []).append(parameter)

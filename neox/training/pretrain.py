@@ -55,7 +55,13 @@ def pretrain(config: Config) -> Outcome:
         preflight(config, vocab_size, topology)
         watchdog.off()
     datasets = build_datasets(
-        config.data, config.model.seq_length, samples_needed(config), tokenizer, config.run.seed, topology
+        config.data,
+        config.model.seq_length,
+        samples_needed(config),
+        tokenizer,
+        config.run.seed,
+        topology,
+        config.model.train_impl,
     )
     engine = Engine(config, topology, vocab_size)
     data = data_fingerprint(config, topology)

@@ -55,7 +55,7 @@ def test_values_that_ask_for_nothing_pass(key, value):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("z_loss", 0.1), ("train_impl", "dpo"), ("data_impl", "cached"), ("clip_grad", True), ("coord_check", True),
+        ("z_loss", 0.1), ("data_impl", "cached"), ("clip_grad", True), ("coord_check", True),
         ("flops_profiler", {"enabled": True}), ("deepspeed", False), ("use_comet", True), ("lr", 0.1), ("te_mha", True),
         ("no_load_optim", True), ("elasticity", {"a": 1}), ("checkpoint_scale", "log"), ("rank", 0),
     ],

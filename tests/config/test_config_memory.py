@@ -44,6 +44,20 @@ def test_one_replica_has_nothing_to_divide():
         assert memory_of(num_gpus=1, zero_optimization=offloaded, **precision).optimizer == 0
 
 
+def test_frozen_weights_have_no_state():
+    lora = {"lora_rank": 4, "lora_targets": ["query_key_value", "dense_4h_to_h"]}
+    counts = parameter_counts(config_of(**lora).model, VOCAB)
+    # (outputs + inputs) of two layers in each of 4 blocks
+    assert counts.trainable == counts.total - parameter_counts(config_of().model, VOCAB).total == 4 * 4 * 576
+    parts = memory_of(num_gpus=2, bf16={}, **lora)
+    found = (parts.weights, parts.gradients, parts.optimizer)
+    assert found == (2 * counts.total, 2 * counts.trainable, 12 * counts.trainable)
+    assert memory_of(num_gpus=2, bf16={}, zero_optimization=zero(1), **lora).optimizer == 6 * counts.trainable
+    # what every process of the group holds: inputs of the first layer, outputs of the other
+    config = config_of(num_gpus=2, model_parallel_size=2, **lora)
+    assert memory(config, VOCAB).optimizer == 8 * 4 * 4 * (192 // 2 + 64 + 256 // 2 + 64)
+
+
 def test_the_state_follows_zero_and_precision():
     parameters = parameter_counts(config_of().model, VOCAB).total
     plain = memory_of(num_gpus=4)

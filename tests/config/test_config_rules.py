@@ -85,6 +85,11 @@ CASES = {
         "zero_optimization.stage",
         "stage 3 does not work with a mixture of experts",
     ),
+    "adapters_stand_beside_whole_weights": (
+        {"lora_rank": 4, "pipe_parallel_size": 2, "num_gpus": 2},
+        "lora_rank",
+        "adapters do not work with pipeline stages",
+    ),
     "expert_parallel_needs_scattered_gradients": (
         {"moe_num_experts": 4, "moe_expert_parallel_size": 2, "num_gpus": 2}
         | {"zero_optimization": {"stage": 1, "reduce_scatter": False}},
@@ -166,6 +171,11 @@ CASES = {
         "fim_rate",
         "moves tokens away from their labels, and train_label_data_paths is given",
     ),
+    "masked_tokens_are_seen_from_both_sides": (
+        {"train_impl": "mlm", "pos_emb": "alibi"},
+        "pos_emb",
+        "alibi knows distances backwards only",
+    ),
     "chopping_is_for_whole_documents": (
         {"allow_chopped": False},
         "allow_chopped",
@@ -215,6 +225,7 @@ CASES = {
         "give it beside train_data_paths, or eval_iters: 0",
     ),
     "generation_has_weights": ({}, "load", "generate.py needs the folder of a checkpoint, in load or save"),
+    "generation_goes_forward": ({"load": "l", "train_impl": "mlm"}, "train_impl", "cannot continue texts"),
     "generation_has_prompts": (
         {"load": "l", "text_gen_type": "input-file"},
         "sample_input_file",
@@ -236,6 +247,12 @@ FURTHER_CASES = [
         {"moe_num_experts": 4, "model_parallel_size": 2, "num_gpus": 2, "sequence_parallel": True},
         "sequence_parallel: a mixture of experts routes whole sequences",
     ),
+    ({"lora_rank": 4, "moe_num_experts": 4}, "adapters do not work with a mixture of experts"),
+    ({"lora_rank": 4, "zero_optimization": {"stage": 3}}, "adapters do not work at stage 3"),
+    (
+        {"lora_rank": 4, "zero_optimization": {"stage": 1, "offload_optimizer": {"device": "cpu"}}},
+        "leave offloading out",
+    ),
     ({"attention_config": [[["global"], 5]]}, '5 is not a count between 1 and num_layers (4), nor "all"'),
     ({"attention_config": ["global", "locale", "global", "global"]}, "'locale' is no kind of attention here"),
     ({"attention_config": ["global", 3]}, "'global' is not a pair of words and a count"),
@@ -251,6 +268,16 @@ FURTHER_CASES = [
     (
         {"pos_emb": "rotary", "rotary_pct": 0.125, "rope_scaling": {"rope_type": "dynamic", "factor": 2}},
         "dynamic needs more than 2 dimensions",
+    ),
+    ({"train_impl": "mlm", "sliding_window_width": 8}, "mlm has no windows"),
+    ({"train_impl": "mlm", "attention_config": [[["global"], 5]]}, "5 is not a count between 1 and num_layers"),
+    ({"train_impl": "mlm", "fim_rate": 0.5}, "fim_rate: is for a model that predicts the next token"),
+    ({"train_impl": "mlm", "pack_impl": "unpacked"}, "give reset_attention_mask: true too"),
+    ({"train_impl": "mlm", "mlm_same_token_prob": 0.6, "mlm_random_token_prob": 0.6}, "are more than 1 together"),
+    (
+        {**CHARACTERS, "train_data_paths": ["a"], "valid_data_paths": ["a"], "train_label_data_paths": ["b"]}
+        | {"train_impl": "mlm"},
+        "mlm makes its own labels",
     ),
     ({"split": "0, 50, 50"}, "leaves nothing for training"),
     ({"split": "0, 0, 0"}, "is not three shares"),

@@ -17,6 +17,7 @@ OVERLAYS = {  # overlay -> a config that it goes with
     "cpu": "125M",
     "efficiency": "shakespeare_student",
     "local_setup": "125M",
+    "lora": "125M",
     "pdsh": "125M",
     "slurm": "20B",
     "speed": "shakespeare_student",

@@ -50,7 +50,8 @@ def changed(tokenizer: Tokenizer, documents: list[str], number: int = 0, **keys)
     """Documents in one sample, after fill-in-the-middle."""
     text = [token for document in documents for token in (*tokenizer.encode(document), tokenizer.eod)]
     change = fill_in(DataConfig(**{"fim_rate": 1.0, **keys}), tokenizer, 7)
-    found = change(numpy.array(text + ROOM), number)
+    found, labels = change(numpy.array(text + ROOM), number)
+    assert numpy.array_equal(found, labels)
     assert found.size == len(text) + len(ROOM)
     return tokenizer.decode(found.tolist()).split("<|endoftext|>")[: len(documents)]
 
@@ -100,7 +101,7 @@ def test_parts_of_a_document_are_rearranged_for_themselves(marked):
 
 def test_a_sample_that_begins_within_a_letter_keeps_that_document(marked):
     tokens = numpy.array([*marked.encode("é")[1:], *marked.encode(TEXT), marked.eod, *marked.encode(TEXT)])
-    found = fill_in(DataConfig(fim_rate=1.0), marked, 7)(tokens, 0)
+    found, _ = fill_in(DataConfig(fim_rate=1.0), marked, 7)(tokens, 0)
     end = tokens.tolist().index(marked.eod)
     assert found[: end + 1].tolist() == tokens[: end + 1].tolist()
     assert found[end + 1] == marked.token_id(MARKS[0]) and found.size == tokens.size

@@ -21,6 +21,13 @@ MODELS = {
     "grouped-normalised": small(pos_emb="rotary", num_kv_heads=2, use_qk_layernorm=True, use_bias_in_qkv=False),
     "relative-scalenorm": small(pos_emb="rpe", norm="scalenorm", gpt_j_residual=True, gpt_j_tied=True),
     "alibi": small(pos_emb="alibi", activation="geglu", mlp_multiple_of=4, scale_attention=False),
+    "adapters": small(
+        lora_rank=3,
+        lora_alpha=0.3,
+        lora_targets=["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"],
+        activation="swiglu",
+        mlp_multiple_of=4,
+    ),
     "sinusoidal": small(pos_emb="sinusoidal", norm="non_parametric_layernorm", sliding_window_width=4),
 }
 ROWS = [

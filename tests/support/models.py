@@ -63,9 +63,9 @@ def gradients(
         sequence_parallel=sequence_parallel,
         seed=3,
     )
-    # biases and norms too must matter
+    # biases, norms and adapters too must matter
     for name, parameter in gpt.named_parameters():
-        if parameter.dim() == 1 or name.endswith("bias"):
+        if parameter.dim() == 1 or name.endswith(("bias", "adapter.up")):
             values = torch.linspace(-0.5, 0.5, parameter.numel()).view_as(parameter)
             parameter.data += values if not parameter.tensor_model_parallel else 0.1
     tokens, labels, weights = batch()
@@ -81,6 +81,7 @@ def gradients(
         "gradients": {
             name: (parameter.grad, parameter.partition_dim if parameter.tensor_model_parallel else None)
             for name, parameter in gpt.named_parameters()
+            if parameter.requires_grad
         },
     }
 
