@@ -193,7 +193,7 @@ class _Run:
                         writer.add(tokens, lengths)
                     self.tally.add(batch, result)
                     noted = self._note(writers)
-                    if time.monotonic() - saved >= SECONDS_BETWEEN_SAVES:
+                    if any(writer.tokens for writer in writers) and time.monotonic() - saved >= SECONDS_BETWEEN_SAVES:
                         self._save(writers, noted, hashes.found())
                         saved = time.monotonic()
                     report(self._progress())

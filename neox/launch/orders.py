@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 POLL_SECONDS = 0.3
@@ -30,7 +31,9 @@ class Orders:
 
     def pass_on(self, signal_name: str) -> None:
         """Add a signal."""
-        self._append(signal_name)
+        # an agent whose input has ended takes the launcher for gone, removes the folder and ends: nobody is left to tell
+        with suppress(FileNotFoundError):
+            self._append(signal_name)
 
     def close(self) -> None:
         """Remove the folder, which is none of anybody's any more."""

@@ -163,8 +163,8 @@ class Plan:
                 "tensor": parallel.tensor_size,
                 "pipeline": parallel.pipe_size,
                 "data": parallel.data_size,
-                "expert": parallel.expert_size,
                 "zero_stage": config.optimization.zero_stage,
+                **({"expert": parallel.expert_size} if config.model.moe_num_experts > 1 else {}),
             },
             "layout": [
                 {

@@ -25,6 +25,7 @@ MODES = {
     "zero3": {"zero_optimization": {"stage": 3}},
     "pipeline": {"pipe_parallel_size": 2, "zero_optimization": {"stage": 1}, "gradient_accumulation_steps": 2},
 }
+SELDOM = {"bf16-zero0", "bf16-tensor", "zero2"}  # make test-long
 
 
 def same_run(folder: Path, straight: Path) -> bool:
@@ -50,7 +51,9 @@ def straight(tmp_path_factory: pytest.TempPathFactory, char_data: Path):
     return of
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "mode", [pytest.param(mode, marks=pytest.mark.long if mode in SELDOM else []) for mode in MODES]
+)
 def test_stopping_and_starting_again_changes_nothing(mode, straight, char_data: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path, char_data, **SIX_STEPS, **MODES[mode])
     run("train.py", config, "--set", "exit_interval=3")

@@ -62,6 +62,8 @@ def test_dry_run_as_json(folder):
         "total": 4 * (12 * 64 * 64 + 13 * 64) + 128 + 2 * 512 * 64,
         "total_unpadded": 4 * (12 * 64 * 64 + 13 * 64) + 128 + 2 * 512 * 64,
         "non_embedding": 4 * (12 * 64 * 64 + 13 * 64) + 128,
+        "active": 4 * (12 * 64 * 64 + 13 * 64) + 128 + 2 * 512 * 64,
+        "trainable": 4 * (12 * 64 * 64 + 13 * 64) + 128 + 2 * 512 * 64,
         "per_gpu": 4 * ((12 * 64 * 64 + 7 * 64) // 2 + 6 * 64) + 128 + 512 * 64,
     }
     assert plan["parallel"] == {"world_size": 4, "tensor": 2, "pipeline": 1, "data": 2, "zero_stage": 1}
@@ -148,7 +150,7 @@ def test_help_shows_examples(folder):
     assert "python deepy.py train.py configs/125M.yml --set" in done.stdout
 
 
-@pytest.mark.parametrize(("code", "expected"), [(0, 0), (1, 1), (75, 75), (2, 1)])
+@pytest.mark.parametrize(("code", "expected"), [(0, 0), (1, 1), (75, 75), (2, 2)])
 def test_a_run(folder, code, expected):
     done = deepy(folder, "script.py", "a", "--set", "num_gpus=2", CODE=str(code), WANDB_API_KEY="canary")
     assert done.returncode == expected

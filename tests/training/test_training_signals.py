@@ -78,7 +78,9 @@ class Run:
     def train_step(self, batches, *_):
         next(batches)
         self.reach("step")
-        return StepResult(loss=torch.ones(()), grad_norm=torch.ones(()), skipped=False, loss_scale=None)
+        return StepResult(
+            loss=torch.ones(()), auxiliary_loss=None, grad_norm=torch.ones(()), skipped=False, loss_scale=None
+        )
 
     def evaluate(self) -> float:
         self.reach("evaluation")
