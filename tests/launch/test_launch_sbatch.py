@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from support.clusters import slurm
 from support.runs import ROOT, curve, write_config
 
@@ -22,6 +23,7 @@ def wait_for(done, log, seconds=60):
         time.sleep(0.2)
 
 
+@pytest.mark.long
 def test_a_job_saves_on_demand_and_is_queued_again_before_its_time_ends(tmp_path, char_data):
     """FAULTS 12: the signals go to the job's processes, as `--signal` sends them, and each counts once."""
     config = write_config(tmp_path, char_data, **KEYS)

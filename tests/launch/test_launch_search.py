@@ -41,6 +41,7 @@ def test_20b_on_96_a100_is_at_least_as_fast_as_published():
     assert own.config in [layout.config for layout in found.fitting], "the published layout is among them"
 
 
+@pytest.mark.long
 def test_175b_fits_1024_h100():
     config = config_from_values(GPT3)
     best = search(config, VOCAB, H100).fitting[0]

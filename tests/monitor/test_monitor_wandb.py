@@ -132,6 +132,7 @@ def test_a_dead_server_costs_no_time_and_the_key_is_written_nowhere(tmp_path):
     assert CANARY not in output
 
 
+@pytest.mark.long
 def test_a_server_that_never_answers_leads_to_an_offline_run(tmp_path):
     """It takes connections, so the run is tried online, and wandb gives up after a while."""
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -106,6 +106,7 @@ def test_the_plain_loop_learns(precision: str) -> None:
     assert losses[-1] < losses[0] - 1
 
 
+@pytest.mark.long
 def test_json_has_every_contestant() -> None:
     command = "tools/bench.py train --json --device cpu --shape quickstart --precision bf16 --steps 1"
     done = subprocess.run(

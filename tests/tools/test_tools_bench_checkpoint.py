@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from tools.benchmarks.checkpoint import CheckpointBench, bench_checkpoint, print_checkpoint
 
 
+@pytest.mark.long
 def test_both_ways_to_save_are_timed_beside_a_plain_write(tmp_path: Path) -> None:
     bench = CheckpointBench("cpu", "quickstart", "fp32", steps=1, saves=1, folder=str(tmp_path))
     result = bench_checkpoint(bench, Console(quiet=True))

@@ -5,12 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from neox.data.files import write_durably
 from neox.tokenizer.train import train_byte_level_bpe
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.long
 def test_all_write_the_same_tokens_and_are_compared(tmp_path):
     text = "Now is the winter of our discontent, naïve café \u6771\u4eac. " * 20
     (tmp_path / "c.jsonl").write_text("".join(json.dumps({"text": text[:length]}) + "\n" for length in (0, 300, 500)))
