@@ -28,7 +28,7 @@ from neox.data.batches import Batch
 from neox.model.gpt import GPT
 from tools.refusal import refuse
 from tools.scaling.plots import draw_coordinates
-from tools.scaling.widths import Run, at_widths, read_samples
+from tools.scaling.widths import Run, at_widths, read_samples, width_parser
 
 KINDS = ("embedding", "attention", "MLP", "logits")
 Sizes = list[dict[str, float]]  # step by step, mean absolute activation by kind
@@ -91,18 +91,8 @@ def slope(by_width: Mapping[int, Sizes], kind: str) -> float:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("config", nargs="+", help="config files; data, batch and peak learning rate are theirs")
-    parser.add_argument(
-        "--widths", type=int, nargs="+", required=True, metavar="N", help="hidden sizes, the base first"
-    )
-    parser.add_argument("--steps", type=int, default=5, help="updates (5)")
+    parser = width_parser(__doc__, "config files; data, batch and peak learning rate are theirs", 5, "updates")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the numbers and the plot")
-    parser.add_argument(
-        "--set", dest="overrides", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help="override keys"
-    )
     return parser
 
 

@@ -15,7 +15,6 @@ import os
 import signal
 import sys
 import time
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import get_args
 
@@ -24,11 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from neox.config.errors import ConfigError
 from neox.data.records import KNOWN_SUFFIXES, TextUnit
-from tools.refusal import refuse
+from tools.refusal import UNFINISHED, refuse, unfinished
 
 STAGES = ("language", "gopher", "c4", "decontaminate", "redact", "exact", "near")
 NOT_BY_DEFAULT = ("c4", "decontaminate")  # the one is for web pages; the other needs --eval, which turns it on
-AGAIN = "What was done is kept: start the same command again to go on."
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -60,15 +58,8 @@ def main(arguments: list[str]) -> int:
         stages = curate(job, Lines())
     except ConfigError as error:
         return refuse(error)
-    except BrokenProcessPool:
-        print(f"error: a worker process was killed (out of memory?): try fewer --workers. {AGAIN}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"error: {error}: nothing was written under its name. {AGAIN}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"stopped: nothing was written under its name. {AGAIN}", file=sys.stderr)
-        return 75
+    except UNFINISHED as error:
+        return unfinished(error)
     print(*summary(stages), f"{job.output}/report.md tells more", sep="\n")
     return 0
 

@@ -22,7 +22,7 @@ from neox.config.errors import ConfigError
 from neox.config.sections import Config
 from neox.training.schedule import learning_rate
 from tools.refusal import refuse
-from tools.scaling.widths import at_widths, losses, read_samples
+from tools.scaling.widths import at_widths, losses, read_samples, width_parser
 
 
 def main(argv: Sequence[str]) -> int:
@@ -59,19 +59,11 @@ def _schedule(config: Config, peak: float) -> Iterator[float]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("config", nargs="+", help="config files; data, batch and schedule are theirs")
-    parser.add_argument(
-        "--widths", type=int, nargs="+", required=True, metavar="N", help="hidden sizes, the base first"
+    parser = width_parser(
+        __doc__, "config files; data, batch and schedule are theirs", 300, "optimizer steps of each run"
     )
     parser.add_argument("--rates", type=float, nargs="+", required=True, metavar="LR", help="peak learning rates")
-    parser.add_argument("--steps", type=int, default=300, help="optimizer steps of each run (300)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="JSON file for the losses")
-    parser.add_argument(
-        "--set", dest="overrides", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help="override keys"
-    )
     return parser
 
 

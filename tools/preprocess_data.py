@@ -14,7 +14,6 @@ import argparse
 import os
 import signal
 import sys
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import get_args
 
@@ -30,9 +29,8 @@ from neox.data.preprocess import PreprocessJob, preprocess
 from neox.data.progress import joined_summary, shown, summary
 from neox.data.records import KNOWN_SUFFIXES, TextUnit
 from neox.data.shards import Shard
-from tools.refusal import refuse
+from tools.refusal import AGAIN, FAILED, UNFINISHED, refuse, unfinished
 
-AGAIN = "What was done is kept: start the same command again to go on."
 TOKENIZER_TYPES = get_args(TokenizerConfig.model_fields["tokenizer_type"].annotation)
 
 
@@ -53,16 +51,9 @@ def main(arguments: list[str]) -> int:
         return refuse(error)
     except ShardError as error:
         print(f"error: {error}\n{AGAIN}", file=sys.stderr)
-        return 1
-    except BrokenProcessPool:
-        print(f"error: a worker process was killed (out of memory?): try fewer --workers. {AGAIN}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"error: {error}: nothing was written under its name. {AGAIN}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"stopped: nothing was written under its name. {AGAIN}", file=sys.stderr)
-        return 75
+        return FAILED
+    except UNFINISHED as error:
+        return unfinished(error)
     print(*summary(result), sep="\n")
     return 0
 

@@ -52,9 +52,8 @@ def engine_zero_stage(config: Any) -> int:
     """The ZeRO stage that DeepSpeed runs: with one replica there is nothing to divide, and stage 0 computes the same without
     the copies that dividing takes."""
     parallel, zero = config.parallel, config.optimization.zero_optimization
-    offloads = any(part is not None and part.device != "none" for part in (zero.offload_optimizer, zero.offload_param))
     alone = parallel.data_size == 1 and parallel.pipe_size == 1
-    return 0 if alone and not offloads else zero.stage
+    return 0 if alone and not zero.offloads_optimizer and not zero.offloads_parameters else zero.stage
 
 
 def _plain(value: Any) -> Any:

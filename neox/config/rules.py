@@ -73,9 +73,11 @@ def zero_needs_plain_pipeline(config: Any) -> Complaints:
 
 def offloading_needs_zero(config: Any) -> Complaints:
     zero = config.optimization.zero_optimization
-    for key, lowest in (("offload_optimizer", 1), ("offload_param", 3)):
-        offload = getattr(zero, key)
-        if offload is not None and offload.device != "none" and zero.stage < lowest:
+    for key, offloads, lowest in (
+        ("offload_optimizer", zero.offloads_optimizer, 1),
+        ("offload_param", zero.offloads_parameters, 3),
+    ):
+        if offloads and zero.stage < lowest:
             yield (
                 f"zero_optimization.{key} zero_optimization.stage",
                 f"works from stage {lowest} on, and zero_optimization.stage is {zero.stage}",
@@ -147,7 +149,6 @@ def adapters_stand_beside_whole_weights(config: Any) -> Complaints:
     if config.model.lora_rank is None:
         return
     zero = config.optimization.zero_optimization
-    offloads = any(part is not None and part.device != "none" for part in (zero.offload_optimizer, zero.offload_param))
     if config.parallel.pipe_size > 1:
         yield (
             "lora_rank pipe_parallel_size",
@@ -160,7 +161,7 @@ def adapters_stand_beside_whole_weights(config: Any) -> Complaints:
             "lora_rank zero_optimization.stage",
             "adapters do not work at stage 3: use stage 0 to 2, with model_parallel_size where the weights do not fit",
         )
-    elif offloads:
+    elif zero.offloads_optimizer or zero.offloads_parameters:
         yield (
             "lora_rank zero_optimization.offload_optimizer",
             "adapters have a small optimizer, which stays on the GPU: leave offloading out",

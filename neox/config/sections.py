@@ -307,6 +307,16 @@ class ZeroOptimization(Section):
         None, description="where the weights are kept between their uses, at stage 3; the GPU by default"
     )
 
+    @property
+    def offloads_optimizer(self) -> bool:
+        """Whether the optimizer's state is kept and updated on the host."""
+        return self.offload_optimizer is not None and self.offload_optimizer.device != "none"
+
+    @property
+    def offloads_parameters(self) -> bool:
+        """Whether the weights are kept on the host between their uses."""
+        return self.offload_param is not None and self.offload_param.device != "none"
+
 
 Remedy = Literal["stop", "skip", "rollback"]
 

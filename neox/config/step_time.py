@@ -122,8 +122,7 @@ def _stage_time(config: Config, vocab_size: int, cluster: Cluster, stage: int) -
         updated = (parameters - experts) / replicas + experts * parallel.expert_size / replicas
     # reads and writes masters and two moments, reads the gradient, writes the weight
     update_bytes = updated * (6 * 4 + 4 + width)
-    offload = config.optimization.zero_optimization.offload_optimizer
-    on_host = offload is not None and offload.device != "none"
+    on_host = config.optimization.zero_optimization.offloads_optimizer
     memory_gb_per_second = HOST_GB_PER_SECOND if on_host else cluster.gpu.memory_gb_per_second
     return StepTime(
         products=micro_batches * products,

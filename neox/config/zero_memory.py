@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from neox.config.deepspeed import engine_zero_stage
-from neox.config.sections import Config, Offload
+from neox.config.sections import Config
 from neox.config.shapes import ffn_width, is_gated
 from neox.config.sizes import padded_vocab_size, stage_experts, stage_parameters, stage_trained_parameters
 
@@ -24,7 +24,7 @@ class ZeroMemory:
         self._stages = config.parallel.pipe_size
         self._half = config.precision.precision != "fp32"
         self._width = FP16 if self._half else FP32
-        self._on_host = _is_offloaded(zero.offload_optimizer)
+        self._on_host = zero.offloads_optimizer
         # with more micro-batches than are under way, gradients of some are there while the others' activations are
         self._accumulates = config.batch.gradient_accumulation_steps > self._stages - stage
         self.held = stage_parameters(config, vocab_size, stage)
@@ -42,7 +42,7 @@ class ZeroMemory:
     @property
     def weights(self) -> int:
         """Weights that the model computes with."""
-        if _is_offloaded(self._zero.offload_param):
+        if self._zero.offloads_parameters:
             return 0
         return self._width * (self._shard if self._zero.stage == 3 else self.held)
 
@@ -138,7 +138,3 @@ def moment_bytes(config: Config) -> int:
     if optimizer.type == "SGD":
         return FP32 if optimizer.params.momentum else 0
     return 2 * FP32
-
-
-def _is_offloaded(offload: Offload | None) -> bool:
-    return offload is not None and offload.device != "none"

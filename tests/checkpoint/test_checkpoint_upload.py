@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.object_store import KEYS, ObjectStore
-from support.runs import curve, finish, start, write_config
+from support.runs import curve, run_rows
 
 from neox.checkpoint import layout, upload
 from neox.checkpoint.layout import CheckpointError, file_entry
@@ -141,9 +141,7 @@ def test_a_run_goes_on_from_the_store(store: ObjectStore, char_data: Path, tmp_p
         "lost": {"checkpoint_upload": url, "exit_interval": 2},
         "moved": {"load": url},
     }
-    configs = [write_config(tmp_path / name, char_data, **keys, **row) for name, row in rows.items()]
-    environment = store.environment | {"NEOX_ROWS": ":".join(map(str, configs))}
-    said = finish(start("tests/support/rows.py", configs[0], **environment))
+    said = run_rows(tmp_path, char_data, {name: keys | row for name, row in rows.items()}, **store.environment)
     assert f"loaded {url} (global_step2)" in said
     went_on, straight = curve(tmp_path / "moved", "train/lm_loss"), curve(tmp_path / "straight", "train/lm_loss")
     assert went_on == straight[2:]

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.interrupted import Stopped, stop_after
 
 from neox.config.errors import ConfigError
 from neox.config.sections import TokenizerConfig
@@ -25,10 +26,6 @@ ROOT = Path(__file__).parents[2]
 CHARACTERS = TokenizerConfig(tokenizer_type="CharLevelTokenizer")
 SUFFIXES = (".bin", ".json", ".idx")
 DRAW = random.Random(7)
-
-
-class Stopped(Exception):
-    """Stands for whatever ends a run."""
 
 
 @pytest.fixture
@@ -52,18 +49,6 @@ def job(corpora: list[str], name: str, **changes) -> PreprocessJob:
 
 def content(work: PreprocessJob) -> list[bytes]:
     return [Path(work.key_prefix(key) + suffix).read_bytes() for key in work.jsonl_keys for suffix in SUFFIXES]
-
-
-def stop_after(batches: int):
-    """A report that ends the run."""
-    left = [batches]
-
-    def report(_) -> None:
-        left[0] -= 1
-        if left[0] == 0:
-            raise Stopped
-
-    return report
 
 
 def test_stopped_again_and_again(corpora):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.runs import curve, finish, start, weights, write_config
+from support.runs import assert_same_curve, curve, run_rows, weights
 
 # the balance of a micro-batch, and who finds an expert full, depend on its tokens: all layouts have the same micro-batches
 MIXTURE = {
@@ -63,10 +63,7 @@ def root(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             runs[f"{name}-on"] = {**keys, "load": str(root / old / "checkpoints"), "save": None}
         if processes < 4:
             runs[f"straight-{processes}"] = layouts[{1: "one", 2: "dp2-ep2-zero1"}[processes]][1]
-        configs = [
-            write_config(root / name, char_data, num_gpus=processes, **MIXTURE, **keys) for name, keys in runs.items()
-        ]
-        finish(start("tests/support/rows.py", configs[0], NEOX_ROWS=":".join(map(str, configs))))
+        run_rows(root, char_data, {name: {"num_gpus": processes, **MIXTURE, **keys} for name, keys in runs.items()})
     return root
 
 
@@ -78,16 +75,14 @@ def test_layout_changes_nothing(name: str, root: Path) -> None:
         assert torch.equal(initial[weight], expected[weight]), f"initial {weight} differs"
     for metrics in (METRICS, ("validation/lm_loss",)):
         measured, straight = curve(root / name, *metrics), curve(root / "straight-1", *metrics)
-        torch.testing.assert_close(
-            torch.tensor(measured), torch.tensor(straight)[: len(measured)], rtol=1e-5, atol=1e-5
-        )
+        assert_same_curve(measured, straight[: len(measured)])
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_training_goes_on_from_another_layout(name: str, root: Path) -> None:
     went_on, straight = curve(root / f"{name}-on", *METRICS), curve(root / "straight-1", *METRICS)
     assert len(went_on) == 2
-    torch.testing.assert_close(torch.tensor(went_on), torch.tensor(straight[2:]), rtol=1e-5, atol=1e-5)
+    assert_same_curve(went_on, straight[2:])
 
 
 def test_resuming_is_exact(root: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
-from support.runs import curve, finish, start, weights, write_config
+from support.runs import curve, run_rows, weights
 
 from neox.data.store import StoreWriter, read_lengths
 
@@ -173,20 +173,18 @@ def folders(tmp_path_factory: pytest.TempPathFactory, char_data: Path, labelled:
     def of(name: str) -> Path:
         processes = ALL_ROWS[name][0]
         if processes not in launched:
-            configs = [
-                write_config(
-                    root / row,
-                    char_data,
-                    **{"num_gpus": processes, "extra_save_iters": [0], **keys},
+            rows = {
+                row: {
+                    "num_gpus": processes,
+                    "extra_save_iters": [0],
+                    **keys,
                     **(labelled if row.startswith("labelled") else {}),
                     **(short if row.startswith("documents") else {}),
-                )
+                }
                 for row, (count, keys) in ALL_ROWS.items()
                 if count == processes
-            ]
-            rows = ":".join(map(str, configs))
-            process = start("tests/support/rows.py", configs[0], NEOX_ROWS=rows)
-            launched[processes] = finish(process, expect=None)
+            }
+            launched[processes] = run_rows(root, char_data, rows, expect=None)
         error = root / name / "config.error"
         assert not error.exists(), error.read_text()
         assert (root / name / "checkpoints" / "latest").exists(), f"did not run:\n{launched[processes]}"

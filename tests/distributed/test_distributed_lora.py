@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.models import topology_of
-from support.runs import curve, finish, start, weights, write_config
+from support.runs import assert_same_curve, curve, run_rows, weights
 from transformers import AutoModelForCausalLM
 
 from neox.checkpoint.layout import CheckpointError
@@ -51,8 +51,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, char_data: Path) -> Path:
         for name, (keys, old) in LAYOUTS.items()
     }
     for processes, runs in ((1, {"base": {"train_iters": 2}, "straight": begin}), (2, pair)):
-        configs = [write_config(root / name, char_data, num_gpus=processes, **keys) for name, keys in runs.items()]
-        finish(start("tests/support/rows.py", configs[0], NEOX_ROWS=":".join(map(str, configs))))
+        run_rows(root, char_data, {name: {"num_gpus": processes, **keys} for name, keys in runs.items()})
     return root
 
 
@@ -60,16 +59,14 @@ def root(tmp_path_factory: pytest.TempPathFactory, char_data: Path) -> Path:
 def test_layout_changes_nothing(name: str, root: Path) -> None:
     for metrics in (METRICS, ("validation/lm_loss",)):
         measured, straight = curve(root / name, *metrics), curve(root / "straight", *metrics)
-        torch.testing.assert_close(
-            torch.tensor(measured), torch.tensor(straight)[: len(measured)], rtol=1e-5, atol=1e-5
-        )
+        assert_same_curve(measured, straight[: len(measured)])
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_training_goes_on_from_another_layout(name: str, root: Path) -> None:
     went_on, straight = curve(root / f"{name}-on", *METRICS), curve(root / "straight", *METRICS)
     assert len(went_on) == 2
-    torch.testing.assert_close(torch.tensor(went_on), torch.tensor(straight[2:]), rtol=1e-5, atol=1e-5)
+    assert_same_curve(went_on, straight[2:])
 
 
 @pytest.mark.parametrize("name", [*LAYOUTS, *HALF])
@@ -90,9 +87,8 @@ def test_only_adapters_change(name: str, root: Path) -> None:
 
 
 def test_training_in_16_bits_is_close(root: Path) -> None:
-    full = torch.tensor(curve(root / "straight", *METRICS))
     for name in HALF:
-        torch.testing.assert_close(torch.tensor(curve(root / name, *METRICS)), full, rtol=2e-2, atol=2e-2)
+        assert_same_curve(curve(root / name, *METRICS), curve(root / "straight", *METRICS), tolerance=2e-2)
 
 
 def test_an_export_is_merged(root: Path, tmp_path: Path) -> None:

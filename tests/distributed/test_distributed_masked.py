@@ -6,7 +6,7 @@ import numpy
 import pytest
 import tokenizers
 import torch
-from support.runs import curve, finish, start, write_config
+from support.runs import assert_same_curve, curve, run_rows
 
 from neox.data.store import StoreWriter
 
@@ -46,22 +46,21 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = {name: {**keys, **layout} for name, layout in LAYOUTS.items()}
     runs["dp2-begun"] = {**runs["dp2"], "exit_interval": 12, "save": str(root / "dp2-begun" / "checkpoints")}
     runs["tp2-on"] = {**runs["tp2"], "load": str(root / "dp2-begun" / "checkpoints")}
-    configs = [write_config(root / name, root / "words", **{"save": None, **row}) for name, row in runs.items()]
-    finish(start("tests/support/rows.py", configs[0], NEOX_ROWS=":".join(map(str, configs))))
+    run_rows(root, root / "words", {name: {"save": None, **row} for name, row in runs.items()})
     return root
 
 
 def test_layout_changes_nothing_and_the_loss_falls(root: Path) -> None:
-    expected = torch.tensor(curve(root / "dp2", *METRICS))
-    assert expected[-3:, 0].mean() < expected[:3, 0].mean() - 0.3
+    straight = curve(root / "dp2", *METRICS)
+    losses = torch.tensor(straight)[:, 0]
+    assert losses[-3:].mean() < losses[:3].mean() - 0.3
     for name in ("pp2", "tp2"):
-        found = torch.tensor(curve(root / name, *METRICS))
-        torch.testing.assert_close(found[:10], expected[:10], rtol=1e-4, atol=1e-4)
+        assert_same_curve(curve(root / name, *METRICS)[:10], straight[:10], tolerance=1e-4)
     validation = [curve(root / name, "validation/lm_loss") for name in LAYOUTS]
-    torch.testing.assert_close(torch.tensor(validation), torch.tensor(validation[:1] * 3), rtol=1e-2, atol=1e-2)
+    assert_same_curve(validation, validation[:1] * 3, tolerance=1e-2)
 
 
 def test_training_goes_on_from_another_layout(root: Path) -> None:
     went_on, straight = curve(root / "tp2-on", *METRICS), curve(root / "dp2", *METRICS)
     assert len(went_on) == 2
-    torch.testing.assert_close(torch.tensor(went_on), torch.tensor(straight[12:]), rtol=1e-3, atol=1e-3)
+    assert_same_curve(went_on, straight[12:], tolerance=1e-3)

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 import pytest
-import torch
-from support.runs import curve, finish, start, write_config
+from support.runs import assert_same_curve, curve, run_rows
 
 LAYOUTS = {  # name: processes, and keys
     "one": (1, {}),
@@ -45,11 +44,6 @@ def root(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     asked = [item.callspec.params for item in request.session.items if item.path == request.path]
     pairs = [(params["old"], params["new"]) for params in asked]
 
-    def run(rows: dict[str, dict]) -> None:
-        """Train the rows one after another in the processes of one launch."""
-        configs = [write_config(root / name, char_data, **keys) for name, keys in rows.items()]
-        finish(start("tests/support/rows.py", configs[0], NEOX_ROWS=":".join(map(str, configs))))
-
     def keys(name: str, **more) -> dict:
         processes, layout = LAYOUTS[name]
         return {"num_gpus": processes, **layout, **GROUPS, **more}
@@ -63,9 +57,9 @@ def root(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
     # the first two of the same four steps: the schedule is that of the whole run
     starts = {name: keys(name, exit_interval=2) for name in LAYOUTS}
-    run({"straight": keys("one"), "one": starts.pop("one")})
-    run({**starts, **moves(2)})
-    run(moves(1))
+    run_rows(root, char_data, {"straight": keys("one"), "one": starts.pop("one")})
+    run_rows(root, char_data, {**starts, **moves(2)})
+    run_rows(root, char_data, moves(1))
     return root
 
 
@@ -75,4 +69,4 @@ def test_training_goes_on_in_another_layout(old: str, new: str, root: Path) -> N
     metrics = ("train/lm_loss", "train/grad_norm", "train/learning_rate", "train/consumed_tokens")
     went_on, straight = curve(root / f"{old}-{new}", *metrics), curve(root / "straight", *metrics)
     assert len(went_on) == 2
-    torch.testing.assert_close(torch.tensor(went_on), torch.tensor(straight[2:]), rtol=1e-5, atol=1e-5)
+    assert_same_curve(went_on, straight[2:])

@@ -79,9 +79,20 @@ def finish(process: subprocess.Popen, expect: int | None = 0) -> str:
     return output
 
 
-def run(script: str, *arguments: str | Path, expect: int = 0, **environment: str) -> str:
+def run(script: str, *arguments: str | Path, expect: int | None = 0, **environment: str) -> str:
     """Start a run, wait for its end, and return what it printed."""
     return finish(start(script, *arguments, **environment), expect)
+
+
+def run_rows(root: Path, data_prefix: Path, rows: dict[str, dict], expect: int | None = 0, **environment: str) -> str:
+    """Train the rows, each in its folder of `root`, one after another in the processes of one launch; return what it printed."""
+    configs = [write_config(root / name, data_prefix, **keys) for name, keys in rows.items()]
+    return run("tests/support/rows.py", configs[0], expect=expect, NEOX_ROWS=":".join(map(str, configs)), **environment)
+
+
+def assert_same_curve(measured: list, expected: list, tolerance: float = 1e-5) -> None:
+    """Fail where two curves differ in length, or a value by more than the tolerance, relative or absolute."""
+    torch.testing.assert_close(torch.tensor(measured), torch.tensor(expected), rtol=tolerance, atol=tolerance)
 
 
 def curve(folder: Path, *names: str) -> list[tuple[float, ...]]:

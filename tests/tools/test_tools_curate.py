@@ -12,6 +12,7 @@ from pathlib import Path
 from pydoc_data.topics import topics
 
 import pytest
+from support.interrupted import Stopped, stop_after
 
 from neox.data import record_batches
 from neox.data.corpus import documents
@@ -132,22 +133,6 @@ def test_workers_change_no_byte(corpus, monkeypatch):
     assert curate.main(arguments(corpus, "two", "--workers", "2")) == 0
     assert content(corpus.parent / "two") == content(corpus.parent / "one")
     assert len(kept(corpus.parent / "one")) == len(CLEAN) + 2
-
-
-class Stopped(Exception):
-    pass
-
-
-def stop_after(batches: int):
-    """A report that stops the run after so many batches."""
-    left = [batches]
-
-    def report(_) -> None:
-        left[0] -= 1
-        if left[0] == 0:
-            raise Stopped
-
-    return report
 
 
 def test_stopped_again_and_again_ends_at_the_same_bytes(corpus, monkeypatch):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.runs import ROOT, curve, finish, start, weights, write_config
+from support.runs import ROOT, curve, run_rows, weights
 
 from neox.checkpoint import layout
 from neox.config.sections import OptimizerConfig
@@ -36,8 +36,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, char_data: Path) -> Path:
     root = tmp_path_factory.mktemp("guard")
 
     def run(rows: dict[str, dict], **environment: str) -> str:
-        configs = [write_config(root / name, char_data, **KEYS, **keys) for name, keys in rows.items()]
-        return finish(start("tests/support/rows.py", configs[0], NEOX_ROWS=":".join(map(str, configs)), **environment))
+        return run_rows(root, char_data, {name: KEYS | keys for name, keys in rows.items()}, **environment)
 
     faults = {"PYTHONPATH": f"{ROOT}/tests/faults", "NEOX_FAULT": f"batch:nan:{FAULTY}", "NEOX_FAULT_RANK": "1"}
     said = run(ROWS, **faults)
