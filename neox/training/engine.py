@@ -33,7 +33,7 @@ from neox.parallel.topology import Topology
 from neox.training.experts import announce_experts
 from neox.training.gradients import divisor, global_norm
 from neox.training.masters import MasterOptimizer
-from neox.training.optimizer import build_optimizer, set_learning_rate
+from neox.training.optimizer import build_optimizer, import_muon_uncompiled, set_learning_rate
 
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 
@@ -91,6 +91,7 @@ class Engine:
         self._vocab_size = vocab_size
         if topology.expert_size > 1:
             announce_experts(module, topology)
+        import_muon_uncompiled()
         self._engine, *_ = deepspeed.initialize(
             model=module,
             optimizer=build_optimizer(config.optimization, module, width_multiplier(config.model)),

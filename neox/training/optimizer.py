@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from types import MethodType
 
 import torch
+from deepspeed.runtime import compiler
 from torch import nn, optim
 
 from neox.config.sections import OptimizerConfig
@@ -75,3 +77,16 @@ def _uncompiled(kind: type[optim.Optimizer], groups: list[dict], **settings) -> 
     optimizer = kind(groups, **settings)
     optimizer.step = torch.no_grad()(MethodType(inspect.unwrap(kind.step), optimizer))
     return optimizer
+
+
+def import_muon_uncompiled() -> None:
+    """Import DeepSpeed's Muon, after which every one of its ZeRO optimizers asks, without compiling its kernels.
+
+    No run here uses it, and to compile is to import torch's compiler: 3 CPU-seconds in every process before its first step.
+    """
+    compile_kernels = compiler.compile
+    compiler.compile = lambda: lambda kernel: kernel
+    try:
+        importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    finally:
+        compiler.compile = compile_kernels

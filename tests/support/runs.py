@@ -54,10 +54,10 @@ def write_config(folder: Path, data_prefix: Path, **keys) -> Path:
     return path
 
 
-def start(script: str, *arguments: str | Path, **environment: str) -> subprocess.Popen:
+def start(script: str | Path, *arguments: str | Path, **environment: str) -> subprocess.Popen:
     """Start `deepy.py SCRIPT ARGUMENT...` in a process group of its own, one thread a process."""
     return subprocess.Popen(
-        [sys.executable, "deepy.py", script, *map(str, arguments)],
+        [sys.executable, "deepy.py", str(script), *map(str, arguments)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment},
         stdout=subprocess.PIPE,
@@ -79,7 +79,7 @@ def finish(process: subprocess.Popen, expect: int | None = 0) -> str:
     return output
 
 
-def run(script: str, *arguments: str | Path, expect: int | None = 0, **environment: str) -> str:
+def run(script: str | Path, *arguments: str | Path, expect: int | None = 0, **environment: str) -> str:
     """Start a run, wait for its end, and return what it printed."""
     return finish(start(script, *arguments, **environment), expect)
 

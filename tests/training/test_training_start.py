@@ -2,7 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
+from support.runs import run, write_config
+
+UNWANTED = ("torch._dynamo", "torch._inductor", "sympy", "transformers", "pandas")
 FIRST_STEP = """
 import sys
 import neox.training.pretrain
@@ -18,11 +22,27 @@ optimizer.step()
 optimizer.zero_grad()
 optimizer.load_state_dict(optimizer.state_dict())
 assert not module.weight.equal(before) and module.weight.requires_grad
-print("imported:", *(name for name in ("torch._dynamo", "torch._inductor", "sympy", "transformers", "pandas") if name in sys.modules))
 """
+TWO_REPLICAS = """
+import os
+import sys
+from neox.config.read import read_config
+from neox.training.pretrain import pretrain
+
+pretrain(read_config([os.environ["CONFIG"]]).config)
+"""
+IMPORTED = f"print('imported:', *(name for name in {UNWANTED} if name in sys.modules))"
 
 
 def test_no_compiler_is_imported_up_to_the_first_step() -> None:
-    result = subprocess.run([sys.executable, "-c", FIRST_STEP], capture_output=True, text=True, timeout=120)
+    result = subprocess.run([sys.executable, "-c", FIRST_STEP + IMPORTED], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "imported:"
+
+
+def test_zero_imports_no_compiler(tmp_path: Path, char_data: Path) -> None:
+    config = write_config(tmp_path, char_data, num_gpus=2, train_iters=1, save=None, zero_optimization={"stage": 2})
+    script = tmp_path / "two_replicas.py"
+    script.write_text(TWO_REPLICAS + IMPORTED)
+    said = run(script, config, CONFIG=str(config)).splitlines()
+    assert "imported:" in said, said
