@@ -17,7 +17,6 @@ import torch
 import torch.distributed as dist
 
 from neox.config.errors import ConfigError
-from neox.config.flat import to_yaml
 from neox.config.sections import Config
 from neox.config.sizes import parameter_counts
 from neox.config.zero_memory import FP32, moment_bytes
@@ -68,7 +67,7 @@ def take_facts(config: Config, topology: Topology) -> Facts:
         host=socket.gethostname(),
         code=hashlib.sha256(repr(code_files()).encode()).hexdigest(),
         alike={
-            "config": hashlib.sha256(to_yaml(config).encode()).hexdigest(),
+            "config": hashlib.sha256(config.model_dump_json().encode()).hexdigest(),
             "Python": platform.python_version(),
             **{name: version(name) for name in ("torch", "deepspeed")},
         },
