@@ -10,8 +10,7 @@ from neox.config.errors import ConfigError
 from neox.config.sections import DataConfig
 from neox.data.manifest import read_manifest
 from neox.data.mixtures import Part
-from neox.data.reading import NO_LABEL
-from neox.data.store import StoreFacts, check_store, read_lengths
+from neox.data.store import NO_LABEL, StoreFacts, check_store, read_lengths
 from neox.tokenizer.tokenizer import Tokenizer
 
 TOKENS_LOOKED_AT = 1_000_000

@@ -9,8 +9,8 @@ import numpy
 from neox.data.chat_template import ChatTemplate, Piece
 from neox.data.corpus import RecordError, json_object, subset_of
 from neox.data.encode import Encoded, Encoder, Share
-from neox.data.reading import NO_LABEL
 from neox.data.records import Record
+from neox.data.store import NO_LABEL
 from neox.tokenizer.tokenizer import Tokenizer, joins_exactly
 
 

@@ -13,7 +13,7 @@ import numpy
 
 from neox.config.errors import ConfigError
 from neox.config.sections import DataConfig
-from neox.data.reading import NO_LABEL
+from neox.data.store import NO_LABEL
 from neox.tokenizer.tokenizer import Tokenizer
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy
 import torch
 
-NO_LABEL = -100  # marks a token that is not learned, as in gpt-neox and torch
+from neox.data.store import NO_LABEL
 
 
 @dataclass(frozen=True)

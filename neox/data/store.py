@@ -29,6 +29,8 @@ VERSION = 1
 DTYPES = {1: numpy.uint8, 4: numpy.int32, 5: numpy.int64, 8: numpy.uint16}
 CODES = {numpy.dtype(dtype): code for code, dtype in DTYPES.items()}
 
+NO_LABEL = -100  # in files of labels: a token that is not learned, as in gpt-neox and torch
+
 LENGTH = numpy.dtype(numpy.int32)
 
 # sequences read at a time while an index is checked: some 20 MB

@@ -11,8 +11,7 @@ from neox.config.errors import ConfigError
 from neox.config.sections import DataConfig, TokenizerConfig
 from neox.data.datasets import build_datasets
 from neox.data.masking import masking
-from neox.data.reading import NO_LABEL
-from neox.data.store import StoreWriter
+from neox.data.store import NO_LABEL, StoreWriter
 from neox.parallel.topology import alone
 from neox.tokenizer.tokenizer import Tokenizer, build_tokenizer
 
