@@ -46,7 +46,7 @@ def pretrain(config: Config) -> Outcome:
     run = config.run
     topology = parallel.initialize(config.parallel, run.distributed_backend, run.start_timeout_seconds)
     signals = Signals(topology)
-    seed_everything(config.run.seed, topology)
+    seed_everything(run.seed, topology)
     tokenizer = build_tokenizer(config.tokenizer)
     vocab_size = true_vocab_size(config.model, tokenizer.vocab_size)
     if run.preflight:
@@ -59,7 +59,7 @@ def pretrain(config: Config) -> Outcome:
         config.model.seq_length,
         samples_needed(config),
         tokenizer,
-        config.run.seed,
+        run.seed,
         topology,
         config.model.train_impl,
     )
@@ -86,7 +86,7 @@ def pretrain(config: Config) -> Outcome:
 
     optimization = config.optimization
     guarded = optimization.on_nonfinite != "stop" or optimization.loss_spike_factor is not None
-    watchdog = Watchdog(config.run.hang_timeout_seconds)
+    watchdog = Watchdog(run.hang_timeout_seconds)
     uploader = start_uploader(config.checkpoint, topology)
     saving = nullcontext()
     if config.checkpoint.save:
