@@ -26,7 +26,7 @@ from neox.config.errors import ConfigError
 from neox.config.read import read_config
 from neox.config.sections import Config, TokenizerConfig
 from neox.data.files import write_durably
-from neox.data.inspection import document_tokens, inspect_store, packed_sample
+from neox.data.inspection import document_tokens, inspect_store, learned_runs, packed_sample
 from neox.data.manifest import check_hashes
 from neox.tokenizer.tokenizer import build_tokenizer
 from tools.dataset_page import Blend, Look, Text, page
@@ -77,6 +77,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--check", action="store_true", help="read all bytes and compare their SHA-256 with the manifest")
     add("--documents", type=int, nargs="+", default=[], metavar="N", help="decode these documents, from 0")
+    add(
+        "--labels",
+        metavar="PREFIX",
+        help="of these documents, show what is learned: the label files made beside the tokens",
+    )
     add("--sample", type=int, metavar="N", help="decode a packed sample, from 0, with its document boundaries")
     add("--seq-length", type=_positive, metavar="N", help=f"tokens of a sample ({SEQ_LENGTH}, or that of --configs)")
     add("--tokenizer-type", choices=TOKENIZER_TYPES, help="needed to decode, unless --configs names it")
@@ -119,6 +124,11 @@ def _texts(prefix: str, given: argparse.Namespace, config: Config | None):
         raise ConfigError("--documents and --sample need the tokenizer: --tokenizer-type and its files, or --configs")
     for number, tokens in zip(given.documents, document_tokens(prefix, given.documents)):
         yield Text(f"document {number:,}, {tokens.size:,} tokens", tokenizer.decode(tokens.tolist()))
+    for number, labels in zip(given.documents, document_tokens(given.labels, given.documents) if given.labels else ()):
+        learned = learned_runs(labels)
+        count = sum(run.size for run in learned)
+        texts = (tokenizer.decode(run.tolist()) for run in learned)
+        yield Text(f"learned of document {number:,}, {count:,} tokens", "\n".join(texts))
     if given.sample is not None:
         length = given.seq_length or (SEQ_LENGTH if config is None else config.model.seq_length)
         yield Text(

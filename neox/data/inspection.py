@@ -66,6 +66,13 @@ def document_tokens(prefix: str, numbers: list[int]) -> Iterator[numpy.ndarray]:
         yield tokens[begin : begin + int(lengths[number])]
 
 
+def learned_runs(labels: numpy.ndarray) -> list[numpy.ndarray]:
+    """The stretches of a document's labels that are learned, in order."""
+    learned = labels >= 0
+    changes = numpy.flatnonzero(learned[1:] != learned[:-1]) + 1
+    return [run for run in numpy.split(labels, changes) if run.size and run[0] >= 0]
+
+
 @dataclass(frozen=True)
 class Piece:
     """What a sample has of one document; `begins` says whether the document begins there."""

@@ -19,6 +19,7 @@ from neox.data.blend import drawn_blend
 from neox.data.datasets import build_datasets
 from neox.data.inspection import Piece, document_tokens, inspect_store, packed_sample
 from neox.data.preprocess import PreprocessJob, preprocess
+from neox.data.store import NO_LABEL, StoreWriter
 from neox.parallel.topology import Topology
 from neox.tokenizer.tokenizer import build_tokenizer
 
@@ -86,6 +87,20 @@ def test_tool(prefix):
         "[[document 4]]ooo",
     ):
         assert expected in done.stdout
+
+
+def test_tool_shows_what_is_learned(prefix, tmp_path):
+    labels = [numpy.frombuffer(text.encode(), dtype=numpy.uint8).astype(numpy.int32) for text in TEXTS]
+    labels[3][[0, 3, 4]] = NO_LABEL
+    with StoreWriter(tmp_path / "labels", numpy.int32) as store:
+        for row in labels:
+            store.add(row, numpy.array([row.size]))
+        store.finish()
+    options = ("--documents", "3", "--tokenizer-type", "CharLevelTokenizer")
+    done = tool(prefix, *options, "--labels", f"{tmp_path}/labels")
+    assert done.stdout.endswith("learned of document 3, 4 tokens\nij\nmn\n")
+    done = tool(prefix, *options, "--labels", f"{tmp_path}/gone")
+    assert done.returncode == 2 and "gone.idx" in done.stderr
 
 
 def test_tool_finds_damage(prefix):
