@@ -393,7 +393,8 @@ def weights_fit_paths(config: Any) -> Complaints:
         if paths is None:
             yield key, f"has no {split}_data_paths to weigh"
         elif len(weights) != len(paths):
-            yield key, f"{len(weights)} weights for {len(paths)} {split}_data_paths"
+            side = "pos_" if data.are_pairs else ""
+            yield key, f"{len(weights)} weights for {len(paths)} {side}{split}_data_paths"
         elif not sum(weights):
             yield key, "all weights are 0"
         elif data.weight_by_num_documents:
