@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.families import CLASSES, SEQ, VOCAB, assert_same_logits, loaded, saved, tokens
+from support.families import CLASSES, EAGER, SEQ, VOCAB, assert_same_logits, loaded, saved, tokens
 
 from neox.inference.generator import Generator
 from neox.inference.sampling import Sampling
@@ -66,7 +66,7 @@ def round_trip(folder: Path, family: str, keys: dict) -> None:
     import_folder(folder / "theirs", folder / "ours")
     assert_same_logits(loaded(folder / "ours"), reference, ids)
     export_folder(folder / "ours", folder / "back", model_type=family)
-    again = CLASSES[family][1].from_pretrained(folder / "back", attn_implementation="eager").eval()
+    again = CLASSES[family][1].from_pretrained(folder / "back", **EAGER).eval()
     with torch.no_grad():
         assert torch.equal(again(ids).logits, reference(ids).logits), "moving weights changes no bit"
     import_folder(folder / "back", folder / "again")
