@@ -1,4 +1,5 @@
-"""Weights from and to Hugging Face's transformers: GPT-NeoX and Pythia, Llama, Mistral, GPT-2, GPT-Neo.
+"""Weights from and to Hugging Face's transformers: GPT-NeoX and Pythia, Llama, Mistral, Mixtral, GPT-2,
+GPT-Neo.
 
     python tools/convert_hf.py import --hf FOLDER --output CHECKPOINTS
     python deepy.py generate.py CHECKPOINTS/config.yml

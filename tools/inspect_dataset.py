@@ -99,7 +99,7 @@ def _positive(text: str) -> int:
 
 
 def _training_prefixes(config: Config) -> list[str]:
-    return list(dict.fromkeys(config.data.train_data_paths or [config.data.data_path]))
+    return list(dict.fromkeys(config.data.training_paths or [config.data.data_path]))
 
 
 def _look(prefix: str, given: argparse.Namespace, config: Config | None) -> Look:

@@ -10,24 +10,31 @@ from torch import nn
 from neox.checkpoint.layout import CheckpointError
 from neox.checkpoint.newest import newest
 from neox.checkpoint.tensors import WEIGHT, StateReader, check_names, check_shape
+from neox.parallel.agreement import together
 from neox.parallel.topology import Topology
 
 
 def load_weights(model: nn.Module, folder: Path, topology: Topology) -> tuple[Path, list[str]]:
-    """Load the newest good checkpoint of a `save` folder into a model of one process.
+    """Load the newest good checkpoint of a `save` folder into a model that is whole, or split by tensor parallelism.
 
-    Returns the checkpoint's folder and warnings about newer ones that were passed over.
-    Raises CheckpointError where there is none, or it does not fit the model.
+    Returns the checkpoint's folder and warnings about newer ones that were passed over. Every rank calls this.
+    Raises CheckpointError on all of them where there is none, or it does not fit the model.
     """
-    assert topology.world_size == 1, "a model of several processes is restored through its training state"
+    assert topology.pipe_size == topology.expert_size == 1, "parts of a model are restored through its training state"
     checkpoint, warnings = newest(folder, topology)
     if checkpoint is None:
         raise CheckpointError(f"{folder}: no checkpoint there; train first, or set load to a folder that has one")
-    reader = StateReader(checkpoint)
+    together(lambda: _read(model, StateReader(checkpoint), topology), CheckpointError)
+    return checkpoint, warnings
+
+
+@torch.no_grad()
+def _read(model: nn.Module, reader: StateReader, topology: Topology) -> None:
     parameters = dict(model.named_parameters())
     check_names(set(parameters), reader, whole_model=True)
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            check_shape(name, tuple(parameter.shape), reader)
-            parameter.copy_(reader.shard(name, WEIGHT, tensor_rank=0, tensor_size=1))
-    return checkpoint, warnings
+    for name, parameter in parameters.items():
+        shape, size = list(parameter.shape), topology.tensor_size if parameter.tensor_model_parallel else 1
+        if size > 1:
+            shape[parameter.partition_dim] *= size
+        check_shape(name, tuple(shape), reader)
+        parameter.copy_(reader.shard(name, WEIGHT, topology.tensor_rank, size))

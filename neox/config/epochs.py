@@ -33,16 +33,20 @@ def epochs_in_steps(config: Any) -> int:
         raise ConfigError(
             "pack_until_overflow fills samples as their order has it, so they are not counted before: give train_iters"
         )
-    if data.train_data_paths is None:
+    paths = data.training_paths
+    weights = data.train_data_weights or [1.0] * len(paths or [])
+    if paths is None:
         shares = [(data.data_path, data.split)]
     else:
-        weights = data.train_data_weights or [1.0] * len(data.train_data_paths)
-        shares = [(path, "1") for path, weight in zip(data.train_data_paths, weights) if weight > 0]
+        shares = [(path, "1") for path, weight in zip(paths, weights) if weight > 0]
     if data.pack_impl == "unpacked":
         # as neox.data.packing has it; documents without anything to learn are not known here
         most = inf if data.allow_chopped else length + 1
-        lengths = chain.from_iterable(training_lengths(prefix, split) for prefix, split in shares)
-        samples = batch.train_epochs * sum(2 <= tokens <= most for some in lengths for tokens in some)
+        good = (2 <= tokens <= most for tokens in _every_length(shares))
+        if data.are_pairs:
+            others = [(path, "1") for path, weight in zip(data.neg_train_data_paths or [], weights) if weight > 0]
+            good = (answer and 2 <= tokens <= most for answer, tokens in zip(good, _every_length(others)))
+        samples = batch.train_epochs * sum(good)
     else:
         tokens = [sum(map(sum, training_lengths(prefix, split))) for prefix, split in shares]
         samples = sum(max(0, batch.train_epochs * count - 1) // length for count in tokens)
@@ -52,6 +56,10 @@ def epochs_in_steps(config: Any) -> int:
             f"{batch.train_batch_size:,}"
         )
     return samples // batch.train_batch_size
+
+
+def _every_length(shares: list[tuple[str, str]]) -> Iterator[int]:
+    return chain.from_iterable(chain.from_iterable(training_lengths(prefix, split) for prefix, split in shares))
 
 
 def training_lengths(prefix: str, split: str) -> Iterator[array]:

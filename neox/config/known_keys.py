@@ -51,7 +51,7 @@ def _dotted(prefix: str, others: dict[str, Other]) -> dict[str, Other]:
 _EXTRA = "give it to DeepSpeed through deepspeed_extra_args"
 _ZERO_EXTRA = "give it to DeepSpeed through deepspeed_extra_args: {zero_optimization: {...}}"
 _OFFLOAD = "give offload_optimizer: {device: cpu}, or offload_param: {device: cpu}"
-_OBJECTIVE = "only next-token training and mlm (train_impl) are supported yet"
+_OBJECTIVE = "the objectives are those of train_impl: normal, mlm and dpo"
 _LAUNCHER_SETS = "the launcher works this out by itself: leave it out"
 _NO_SUCH_LAYERS = "these layers are not supported; attention_config takes global, local and flash"
 _FUSION = "a fused kernel of gpt-neox; the fused kernels of torch are always used"
@@ -123,7 +123,7 @@ OTHER_KEYS: dict[str, Other] = {
     ),
     **_without_effect("the softmax of the attention is always computed in fp32", "attention_softmax_in_fp32"),
     **_without_effect("the softmax is computed in fp32 and needs no such scaling", "apply_query_key_layer_scaling"),
-    **_without_effect("the loss is always computed in fp32", "fp16_lm_cross_entropy"),
+    **_without_effect("the loss is always computed in fp32", "fp16_lm_cross_entropy", "dpo_fp32"),
     **_without_effect("the router and its balancing loss are always computed in fp32", "moe_lbl_in_fp32"),
     **_without_effect(
         "weights are drawn on the CPU, so that they are equal on every machine", "use_cpu_initialization"
@@ -175,9 +175,6 @@ OTHER_KEYS: dict[str, Other] = {
         "memory_profiling_path",
         "profile_step_start",
         "profile_step_stop",
-        "dpo_fp32",
-        "dpo_reference_free",
-        "dpo_beta",
         "kto_fp32",
         "kto_desirable_weight",
         "kto_undesirable_weight",
@@ -218,18 +215,12 @@ OTHER_KEYS: dict[str, Other] = {
     # The objective and its data.
     **_refused(_OBJECTIVE, z_loss=(0.0, 0), dataset_impl="gpt2"),
     **_refused(
-        _OBJECTIVE + ": give train_data_paths, valid_data_paths and test_data_paths",
-        **{
-            f"{name}_data_paths": ()
-            for split in ("train", "valid", "test")
-            for name in (
-                f"{split}_reward",
-                f"pos_{split}",
-                f"neg_{split}",
-                f"pos_{split}_label",
-                f"neg_{split}_label",
-            )
-        },
+        _OBJECTIVE + ": give pairs of answers in pos_train_data_paths and neg_train_data_paths",
+        **{f"{split}_reward_data_paths": () for split in ("train", "valid", "test")},
+    ),
+    **_without_effect(
+        "training reads no test data",
+        *(f"{side}_test_{kind}" for side in ("pos", "neg") for kind in ("data_paths", "label_data_paths")),
     ),
     **_refused("only the .bin/.idx format (mmap) is read", data_impl=("mmap", "infer")),
     **_refused("the data must be visible to every machine", use_shared_fs=True),
@@ -261,7 +252,7 @@ OTHER_KEYS: dict[str, Other] = {
     **_refused("evaluation by tasks is not supported yet", eval_tasks=([],), eval_results_prefix=""),
     # Text generation.
     **_refused("logits are not written", return_logits=False),
-    **_refused(_OBJECTIVE, precompute_model_name=()),
+    **_refused("the reference of dpo is held beside the model: give load and finetune: true", precompute_model_name=()),
     # Machines.
     **_refused("autotuning is not supported", autotuning=({},), autotuning_run=()),
     **_refused("elastic training is not supported", elasticity=({},)),
@@ -372,6 +363,7 @@ UNSUPPORTED_CHOICES: dict[str, dict[str, str]] = {
         ["onebitadam", "OneBitAdam", "cpu_adam", "cpu_torch_adam", "sm3", "madgrad_wd", "lion", "Lion"], _NO_OPTIMIZER
     ),
     "tokenizer_type": {"HFGPT2Tokenizer": "use GPT2BPETokenizer with vocab_file and merge_file, or HFTokenizer"},
+    "train_impl": dict.fromkeys(["rm", "kto", "reinforce"], "use dpo, which learns from pairs of answers"),
     "text_gen_type": {"precompute": "use unconditional, input-file or interactive"},
     "distributed_backend": {"mpi": "use nccl, gloo, or leave it out"},
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from neox.config.sections import Config
-from neox.config.shapes import LOSS_CHUNK, ffn_width, is_gated, qkv_width
+from neox.config.shapes import LOSS_CHUNK, ffn_width, is_gated, qkv_width, tokens_per_sample
 from neox.config.sizes import layers_of_stage, padded_vocab_size
 from neox.config.zero_memory import ZeroMemory
 
@@ -21,7 +21,7 @@ MARGIN_BYTES = 2**30  # libraries, CUDA's context, workspaces, buffers of the co
 class Memory:
     """Bytes of one GPU. Each part is as large as it ever is; `not_at_once` (negative) makes the sum the peak of a step."""
 
-    weights: int
+    weights: int  # with those of a frozen reference
     gradients: int
     optimizer: int  # moments, and the fp32 copy of the weights that is updated
     activations: int  # kept for the backward pass, and recomputed in it
@@ -111,7 +111,7 @@ class _Work:
         model, parallel = config.model, config.parallel
         tensor, stages = parallel.tensor_size, parallel.pipe_size
         width = 4 if config.precision.precision == "fp32" else 2
-        tokens = config.batch.train_micro_batch_size_per_gpu * model.seq_length
+        tokens = config.batch.train_micro_batch_size_per_gpu * tokens_per_sample(model)
         hidden = width * tokens * model.hidden_size // (tensor if parallel.sequence_parallel else 1)
         inner = width * tokens * ffn_width(model) * (2 if is_gated(model) else 1) // tensor
         layers = layers_of_stage(model, stages, stage)

@@ -15,12 +15,14 @@ from neox.config.draft import Draft, Refusal
 from neox.config.epochs import epochs_in_steps
 from neox.config.errors import ConfigError
 from neox.config.hosts import Host, hosts_of_run
+from neox.config.sections import DataConfig
 
 SAMPLE_DATA = "data/shakespeare_text_document"
 SAMPLE_TOKENIZER = "GPT2BPETokenizer"
 SAMPLE_VOCAB, SAMPLE_MERGES = "data/gpt2-vocab.json", "data/gpt2-merges.txt"
 HOST_KEYS = ("hostfile", "include", "exclude", "num_nodes", "num_gpus")
-DATA_KEYS = ("data_path", "train_data_paths", "valid_data_paths", "test_data_paths")
+PATH_KEYS = tuple(key for key in DataConfig.model_fields if key.endswith("_data_paths"))
+DATA_KEYS = ("data_path", *(key for key in PATH_KEYS if "_label_" not in key))
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,22 @@ from typing import Any
 from neox.config.deepspeed import base_config
 from neox.config.draft import SECTION_OF
 from neox.config.errors import ConfigError
-from neox.config.resolve import SAMPLE_MERGES, SAMPLE_TOKENIZER, SAMPLE_VOCAB
+from neox.config.resolve import PATH_KEYS, SAMPLE_MERGES, SAMPLE_TOKENIZER, SAMPLE_VOCAB
 from neox.config.sections import ModelConfig
-from neox.config.shapes import FORMS, attention_kinds, attention_windows, ffn_width, is_causal, is_gated
+from neox.config.shapes import (
+    FORMS,
+    attention_kinds,
+    attention_windows,
+    ffn_width,
+    has_reference,
+    is_causal,
+    is_gated,
+)
 from neox.config.sizes import padded_vocab_size, true_vocab_size
 
 Complaints = Iterator[tuple[str, str]]
 
-LABELS = [f"{split}_label_data_paths" for split in ("train", "valid", "test")]
+LABELS = [key for key in PATH_KEYS if "_label_" in key]
 
 
 def heads_divide_hidden(config: Any) -> Complaints:
@@ -367,42 +375,44 @@ def data_is_given_one_way(config: Any) -> Complaints:
 
 def evaluation_has_data(config: Any) -> Complaints:
     data, evaluation = config.data, config.evaluation
-    if data.train_data_paths is not None and not data.valid_data_paths and evaluation.eval_iters:
+    side = "pos_" if data.are_pairs else ""
+    if data.training_paths is not None and not data.validation_paths and evaluation.eval_iters:
         yield (
-            "valid_data_paths train_data_paths",
-            "is missing: give it beside train_data_paths, or eval_iters: 0 to train without evaluation",
+            f"{side}valid_data_paths {side}train_data_paths",
+            f"is missing: give it beside {side}train_data_paths, or eval_iters: 0 to train without evaluation",
         )
 
 
 def weights_fit_paths(config: Any) -> Complaints:
     data = config.data
-    for split in ("train", "valid", "test"):
-        paths, weights = getattr(data, f"{split}_data_paths"), getattr(data, f"{split}_data_weights")
-        key = f"{split}_data_weights"
+    given = {"train": data.training_paths, "valid": data.validation_paths, "test": data.test_data_paths}
+    for split, paths in given.items():
+        weights, key = getattr(data, f"{split}_data_weights"), f"{split}_data_weights"
         if weights is None:
             continue
         if paths is None:
             yield key, f"has no {split}_data_paths to weigh"
         elif len(weights) != len(paths):
-            yield key, f"{len(weights)} weights for {len(paths)} {split}_data_paths"
+            side = "pos_" if data.are_pairs else ""
+            yield key, f"{len(weights)} weights for {len(paths)} {side}{split}_data_paths"
         elif not sum(weights):
             yield key, "all weights are 0"
         elif data.weight_by_num_documents:
             yield key, "weight_by_num_documents is given too: give one of them"
-    if data.weight_by_num_documents and data.train_data_paths is None:
+    if data.weight_by_num_documents and data.training_paths is None:
         yield "weight_by_num_documents", "has no train_data_paths to weigh"
 
 
 def labels_fit_paths(config: Any) -> Complaints:
-    for split in ("train", "valid", "test"):
-        paths, labels = getattr(config.data, f"{split}_data_paths"), getattr(config.data, f"{split}_label_data_paths")
-        key = f"{split}_label_data_paths"
+    for key in LABELS:
+        of = key.replace("_label", "")
+        paths, labels = getattr(config.data, of), getattr(config.data, key)
         if labels is None:
             continue
         if paths is None:
-            yield key, f"has no {split}_data_paths to label"
+            yield key, f"has no {of} to label"
         elif len(labels) != len(paths):
-            yield key, f"{len(labels)} prefixes for {len(paths)} {split}_data_paths"
+            yield key, f"{len(labels)} prefixes for {len(paths)} {of}"
 
 
 def labels_stay_beside_their_tokens(config: Any) -> Complaints:
@@ -442,6 +452,55 @@ def masked_tokens_are_seen_from_both_sides(config: Any) -> Complaints:
         )
     if data.mlm_same_token_prob + data.mlm_random_token_prob > 1:
         yield "mlm_same_token_prob mlm_random_token_prob", "and mlm_random_token_prob are more than 1 together"
+
+
+def preferences_need_the_whole_model(config: Any) -> Complaints:
+    model, stages = config.model, config.parallel.pipe_size
+    if model.train_impl != "dpo":
+        return
+    if stages > 1:
+        yield (
+            "train_impl pipe_parallel_size",
+            f"dpo does not work with pipe_parallel_size {stages}: use one stage, with model_parallel_size where the weights do not fit",
+        )
+    if model.moe_num_experts > 1:
+        yield "train_impl moe_num_experts", "dpo does not work with a mixture of experts"
+
+
+def preferences_are_pairs(config: Any) -> Complaints:
+    model, data = config.model, config.data
+    pairs = {key: getattr(data, key) for key in PATH_KEYS if key.startswith(("pos_", "neg_"))}
+    given = [key for key, paths in pairs.items() if paths is not None]
+    if model.train_impl != "dpo":
+        if given:
+            yield given[0], f"is for train_impl: dpo, and it is {model.train_impl}"
+        return
+    others = [key for key in ("train_data_paths", "valid_data_paths") if getattr(data, key) is not None]
+    if not data.are_pairs:
+        yield "train_impl", "dpo reads pairs of answers: give pos_train_data_paths and neg_train_data_paths"
+    elif others or data.data_path is not None:
+        other = [*others, "data_path"][0]
+        yield f"{other} train_impl", "dpo reads pos_train_data_paths and neg_train_data_paths: leave it out"
+    for split in ("train", "valid"):
+        answers, rejected = (pairs[f"{side}_{split}_data_paths"] or [] for side in ("pos", "neg"))
+        if len(answers) != len(rejected):
+            yield (
+                f"neg_{split}_data_paths pos_{split}_data_paths",
+                f"{len(rejected)} prefixes for {len(answers)} pos_{split}_data_paths",
+            )
+    if data.pack_impl != "unpacked":
+        yield "pack_impl train_impl", f"dpo compares whole answers: give unpacked, not {data.pack_impl}"
+    if data.fim_rate:
+        yield "fim_rate train_impl", "is for a model that predicts the next token, and train_impl is dpo: leave it out"
+
+
+def references_are_kept(config: Any) -> Complaints:
+    if has_reference(config.model) and not config.checkpoint.finetune:
+        yield (
+            "train_impl finetune load",
+            "dpo compares with the weights that it begins with: give load and finetune: true (a run goes on from its save), or "
+            "dpo_reference_free: true",
+        )
 
 
 def chopping_is_for_whole_documents(config: Any) -> Complaints:
@@ -635,6 +694,7 @@ RULES: list[Rule] = [
     labels_fit_paths,
     labels_stay_beside_their_tokens,
     masked_tokens_are_seen_from_both_sides,
+    preferences_need_the_whole_model,
     chopping_is_for_whole_documents,
     fill_in_has_a_rate,
     split_is_three_shares,
@@ -649,6 +709,8 @@ TRAINING_RULES: list[Rule] = [
     rollbacks_have_checkpoints,
     data_is_given_one_way,
     evaluation_has_data,
+    preferences_are_pairs,
+    references_are_kept,
 ]
 TRAINING_WARNINGS: list[Rule] = [nothing_is_saved, multiple_is_for_gated_mlps, mup_numbers_are_for_mup]
 GENERATION_RULES: list[Rule] = [generation_has_weights, generation_goes_forward, generation_has_prompts]

@@ -185,9 +185,14 @@ class ModelConfig(Section):
     mup_rp_embedding_mult: PositiveFloat = Field(
         1.0, description="factor of the learned biases of relative positions (muP with rpe)"
     )
-    train_impl: Literal["normal", "mlm"] = Field(
+    train_impl: Literal["normal", "mlm", "dpo"] = Field(
         "normal",
-        description="objective: normal predicts the next token; mlm predicts hidden ones, and a token sees what follows it too",
+        description="objective: normal predicts the next token; mlm predicts hidden ones, and a token sees what follows it too; dpo "
+        "learns which of two answers is preferred",
+    )
+    dpo_beta: PositiveFloat = Field(0.1, description="how closely dpo keeps to the reference: more stays nearer")
+    dpo_reference_free: bool = Field(
+        False, description="dpo without a reference, which is the weights that the run begins with"
     )
     attention_dropout: Probability = Field(0.0, description="dropout of the attention probabilities")
     hidden_dropout: Probability = Field(0.0, description="dropout of the embeddings and of what each block adds")
@@ -446,6 +451,26 @@ class DataConfig(Section):
     )
     valid_label_data_paths: list[str] | None = Field(None, description="labels of each validation prefix")
     test_label_data_paths: list[str] | None = Field(None, description="labels of each test prefix")
+    pos_train_data_paths: list[str] | None = Field(
+        None, description="prefixes of the preferred answers that dpo trains on, weighed by train_data_weights"
+    )
+    neg_train_data_paths: list[str] | None = Field(
+        None, description="the rejected answers of each such prefix, in the same order"
+    )
+    pos_valid_data_paths: list[str] | None = Field(None, description="preferred answers for the validation of dpo")
+    neg_valid_data_paths: list[str] | None = Field(None, description="rejected answers for the validation of dpo")
+    pos_train_label_data_paths: list[str] | None = Field(
+        None, description="labels of each prefix of pos_train_data_paths: what is not -100 is the answer"
+    )
+    neg_train_label_data_paths: list[str] | None = Field(
+        None, description="labels of each prefix of neg_train_data_paths"
+    )
+    pos_valid_label_data_paths: list[str] | None = Field(
+        None, description="labels of each prefix of pos_valid_data_paths"
+    )
+    neg_valid_label_data_paths: list[str] | None = Field(
+        None, description="labels of each prefix of neg_valid_data_paths"
+    )
     weight_by_num_documents: bool = Field(
         False, description="share of each prefix by its documents, to the power of weighted_sampler_alpha"
     )
@@ -490,6 +515,21 @@ class DataConfig(Section):
     )
     mlm_mask_token: str = Field("[MASK]", description="token that hides a token, by its name in the tokenizer")
     mmap_warmup: bool = Field(False, description="read the token files once at the start, to fill the page cache")
+
+    @property
+    def are_pairs(self) -> bool:
+        """Whether a sample is a pair of answers, of which the first is preferred."""
+        return self.pos_train_data_paths is not None
+
+    @property
+    def training_paths(self) -> list[str] | None:
+        """Prefixes of the training data, or of the preferred answers; None where data_path is divided."""
+        return self.pos_train_data_paths if self.are_pairs else self.train_data_paths
+
+    @property
+    def validation_paths(self) -> list[str] | None:
+        """The same for validation."""
+        return self.pos_valid_data_paths if self.are_pairs else self.valid_data_paths
 
     @property
     def masks_loss(self) -> bool:

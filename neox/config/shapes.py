@@ -41,6 +41,16 @@ def is_causal(model: ModelConfig) -> bool:
     return model.train_impl != "mlm"
 
 
+def has_reference(model: ModelConfig) -> bool:
+    """Whether what the model computes is compared with what its first weights computed."""
+    return model.train_impl == "dpo" and not model.dpo_reference_free
+
+
+def tokens_per_sample(model: ModelConfig) -> int:
+    """Tokens of a sample: of a row, or of the two rows of a pair."""
+    return (model.seq_length or model.max_position_embeddings) * (2 if model.train_impl == "dpo" else 1)
+
+
 def mixture_layers(model: ModelConfig) -> list[bool]:
     """Whether the MLP of each layer is a mixture of experts."""
     return [model.moe_num_experts > 1 and layer % model.moe_expert_interval == 0 for layer in range(model.num_layers)]

@@ -9,6 +9,7 @@ from neox.config.shapes import (
     attention_windows,
     ffn_width,
     has_qkv_bias,
+    has_reference,
     head_width,
     is_causal,
     is_gated,
@@ -138,7 +139,7 @@ def flops_per_token(model: ModelConfig, vocab_size: int) -> float:
 
     6 for each parameter that multiplies (4 where it is frozen), the output layer's and those of a token's experts among them, and
     the attention over the tokens that are seen: half of the sequence on average where it is global, at most the window where it
-    has one.
+    has one. The forward pass of a reference (dpo) comes on top.
     """
     length = model.seq_length or model.max_position_embeddings
     multiplied = padded_vocab_size(model, vocab_size) * model.hidden_size
@@ -149,13 +150,14 @@ def flops_per_token(model: ModelConfig, vocab_size: int) -> float:
         mean_visible_tokens(length, window) if is_causal(model) else length for window in attention_windows(model)
     )
     adapters = model.num_layers * _adapters(model).parameters
-    return weight_flops(model) * multiplied + 6.0 * adapters + 12.0 * model.hidden_size * seen
+    attention = 16.0 if has_reference(model) else 12.0
+    return weight_flops(model) * multiplied + 6.0 * adapters + attention * model.hidden_size * seen
 
 
 def weight_flops(model: ModelConfig) -> float:
     """Floating-point operations of a training step for one token and one weight of the plain model: 2 forward, 2 for the
-    gradient that goes on, and 2 for the weight's own where it is trained."""
-    return 6.0 if model.lora_rank is None else 4.0
+    gradient that goes on, 2 for the weight's own where it is trained, and 2 forward in a reference."""
+    return (6.0 if model.lora_rank is None else 4.0) + (2.0 if has_reference(model) else 0.0)
 
 
 def mean_visible_tokens(length: int, window: int | None) -> float:

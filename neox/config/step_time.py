@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 
 from neox.config.gpus import Gpu
 from neox.config.sections import Config
+from neox.config.shapes import has_reference, tokens_per_sample
 from neox.config.sizes import (
     blocks_of_stage,
     flops_per_token,
@@ -79,22 +80,23 @@ def _stage_time(config: Config, vocab_size: int, cluster: Cluster, stage: int) -
     tensor, stages, replicas = parallel.tensor_size, parallel.pipe_size, parallel.data_size
     width = 4 if precision == "fp32" else 2
     micro_batches = config.batch.gradient_accumulation_steps
-    tokens = config.batch.train_micro_batch_size_per_gpu * model.seq_length
+    tokens = config.batch.train_micro_batch_size_per_gpu * tokens_per_sample(model)
     blocks = blocks_of_stage(model.num_layers, stages, stage)
 
     head_flops = weight_flops(model) * padded_vocab_size(model, vocab_size) * model.hidden_size
     block_flops = (flops_per_token(model, vocab_size) - head_flops) / model.num_layers
     rate = cluster.flops_per_second(precision) * tensor / tokens
     zero = config.optimization.zero_stage
-    passes = weight_flops(model) / 2  # forward, and one or two backward
+    passes = weight_flops(model) / 2  # forward, one or two backward, and forward in a reference
     forward = max(block_flops / passes / rate, ZERO3_LAUNCH_SECONDS if zero == 3 else LAUNCH_SECONDS)
     products = passes * blocks * forward + (head_flops / rate if stage == stages - 1 else 0.0)
     recomputes = config.recompute.checkpoint_activations
     recomputation = blocks * forward if recomputes else 0.0
 
-    # each block sums hidden states over the group twice forward and twice backward, and twice more where it is recomputed
+    # each block sums hidden states over the group twice forward and twice backward, twice more where it is recomputed, and twice
+    # in a reference
     hidden = width * tokens * model.hidden_size
-    sums = blocks * (6 if recomputes else 4)
+    sums = blocks * (4 + 2 * recomputes + 2 * has_reference(model))
     # a mixture of experts sums its results for each expert of a token, and sends them there and back, forward and backward
     mixtures = sum(layers_of_stage(model, stages, stage))
     routed = mixtures * (6 if recomputes else 4) * model.moe_top_k

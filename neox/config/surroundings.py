@@ -13,7 +13,7 @@ from typing import Any
 
 from neox.config.draft import Broken, Draft
 from neox.config.hosts import FORM
-from neox.config.resolve import SAMPLE_DATA, SAMPLE_MERGES, SAMPLE_VOCAB, Surroundings
+from neox.config.resolve import PATH_KEYS, SAMPLE_DATA, SAMPLE_MERGES, SAMPLE_VOCAB, Surroundings
 
 SAMPLE_FILES = (SAMPLE_VOCAB, SAMPLE_MERGES, f"{SAMPLE_DATA}.bin", f"{SAMPLE_DATA}.idx")
 PREPARE_SAMPLE = "python tools/prepare_data.py shakespeare"
@@ -70,10 +70,9 @@ def data_files(config: Any) -> Iterator[tuple[str, str]]:
     data = config.data
     if data.data_path is not None:
         yield from _missing_dataset("data_path", data.data_path)
-    for split in ("train", "valid", "test"):
-        for key in (f"{split}_data_paths", f"{split}_label_data_paths"):
-            for prefix in getattr(data, key) or []:
-                yield from _missing_dataset(key, prefix)
+    for key in PATH_KEYS:
+        for prefix in getattr(data, key) or []:
+            yield from _missing_dataset(key, prefix)
 
 
 def _missing_dataset(key: str, prefix: str) -> Iterator[tuple[str, str]]:

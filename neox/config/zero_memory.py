@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from neox.config.deepspeed import engine_zero_stage
 from neox.config.sections import Config
-from neox.config.shapes import ffn_width, is_gated
+from neox.config.shapes import ffn_width, has_reference, is_gated
 from neox.config.sizes import padded_vocab_size, stage_experts, stage_parameters, stage_trained_parameters
 
 FP16, FP32, FP64 = 2, 4, 8
@@ -29,6 +29,8 @@ class ZeroMemory:
         self._accumulates = config.batch.gradient_accumulation_steps > self._stages - stage
         self.held = stage_parameters(config, vocab_size, stage)
         self.trained = stage_trained_parameters(config, vocab_size, stage)
+        # a copy of its own, except where adapters can be left out
+        self._reference = self.held if has_reference(model) and model.lora_rank is None else 0
         self._replicas = replicas
         experts = stage_experts(config, stage)
         self._shard = -(-(self.trained - experts) // replicas)
@@ -41,10 +43,10 @@ class ZeroMemory:
 
     @property
     def weights(self) -> int:
-        """Weights that the model computes with."""
+        """Weights that the model computes with, and a whole copy of them as the reference of dpo."""
         if self._zero.offloads_parameters:
-            return 0
-        return self._width * (self._shard if self._zero.stage == 3 else self.held)
+            return self._width * self._reference
+        return self._width * ((self._shard if self._zero.stage == 3 else self.held) + self._reference)
 
     @property
     def gradients(self) -> int:

@@ -17,7 +17,8 @@ from neox.parallel.topology import Topology
 
 @dataclass(frozen=True)
 class Batch:
-    """A micro-batch of one replica, on the CPU: each (micro_batch_size, seq_length)."""
+    """A micro-batch of one replica, on the CPU: each (rows, seq_length), a row a sample. Of a pair, two rows: the preferred
+    answer, then the other one."""
 
     tokens: torch.Tensor  # int64
     labels: torch.Tensor  # int64, the token that follows each
@@ -40,4 +41,4 @@ def batches(dataset: Sequence[dict], consumed: int, batch: BatchConfig, topology
 
 def _collate(samples: list[dict]) -> Batch:
     parts = [field.name for field in fields(Batch) if field.name in samples[0]]
-    return Batch(**{part: torch.stack([sample[part] for sample in samples]) for part in parts})
+    return Batch(**{part: torch.stack([sample[part] for sample in samples]).flatten(0, -2) for part in parts})

@@ -23,6 +23,6 @@ def drawn_blend(data: DataConfig, seq_length: int, samples: int) -> list[Drawn]:
     counts = numpy.bincount(blending_order([part.share for part in parts], samples), minlength=len(parts))
     rows = []
     for part, count in zip(parts, counts.tolist(), strict=True):
-        tokens = sum(map(sum, training_lengths(part.prefix, "1" if data.train_data_paths else data.split)))
+        tokens = sum(map(sum, training_lengths(part.prefix, "1" if data.training_paths else data.split)))
         rows.append(Drawn(part.prefix, part.share, count / samples, count * seq_length / tokens))
     return rows

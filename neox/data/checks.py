@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy
 
@@ -10,6 +10,7 @@ from neox.config.errors import ConfigError
 from neox.config.sections import DataConfig
 from neox.data.manifest import read_manifest
 from neox.data.mixtures import Part
+from neox.data.samples import IndexedDataset
 from neox.data.store import NO_LABEL, StoreFacts, check_store, read_lengths
 from neox.tokenizer.tokenizer import Tokenizer
 
@@ -39,6 +40,33 @@ def check_data(data: DataConfig, prefixes: Sequence[str], labelled: Sequence[Par
         raise ConfigError(complaints)
     for part in labelled:
         _check_labels(part, facts, tokenizer)
+
+
+def check_pairs(part: Part, store: Callable[[str], IndexedDataset]) -> None:
+    """Check that the documents of a part and those that they are preferred to are answers to the same questions, one by one.
+
+    store: the documents of a prefix. Without labels only their numbers can be compared. Raises ConfigError.
+    """
+    both = part, part.rejected
+    preferred, rejected = (store(side.prefix) for side in both)
+    hint = "make both from one file in which each line has both answers"
+    if len(preferred) != len(rejected):
+        raise ConfigError(
+            f"{part.rejected.prefix}: {len(rejected):,} documents, and {part.prefix}, which are preferred to them, has "
+            f"{len(preferred):,}: {hint}"
+        )
+    if part.labels is None or part.rejected.labels is None:
+        return
+    for number in range(len(preferred)):
+        questions = []
+        for side in both:
+            learned = store(side.labels).get(number) >= 0
+            begin = learned.argmax() if learned.any() else learned.size
+            questions.append(store(side.prefix).get(number)[:begin])
+        if not numpy.array_equal(*questions):
+            raise ConfigError(
+                f"document {number:,} of {part.prefix} and of {part.rejected.prefix} answer different questions: {hint}"
+            )
 
 
 def _check_tokenizer(prefix: str, facts: StoreFacts, tokenizer: Tokenizer) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import numpy
 from neox.config.epochs import split_bounds
 from neox.config.errors import ConfigError
 from neox.config.sections import DataConfig
-from neox.data.checks import check_data
+from neox.data.checks import check_data, check_pairs
 from neox.data.fill_in import fill_in
 from neox.data.index_cache import writable_folder
 from neox.data.masking import masking
@@ -26,6 +27,7 @@ from neox.data.reading import Reading
 from neox.data.samples import (
     BlendedSamples,
     IndexedDataset,
+    PairedSamples,
     Samples,
     SamplesConfig,
     Split,
@@ -42,7 +44,7 @@ SampleDataset = Samples | BlendedSamples
 SURPLUS = 1.005
 
 # what each train_impl does to the tokens of a sample, before they are read
-CHANGES = {"normal": fill_in, "mlm": masking}
+CHANGES = {"normal": fill_in, "mlm": masking, "dpo": fill_in}
 
 
 @dataclass(frozen=True)
@@ -69,17 +71,25 @@ def build_datasets(
     train_impl: the objective, one of CHANGES. Raises ConfigError that names the file where token files are missing, damaged, of
     another tokenizer, or hold too little to train on. With `split`, a validation or test share too small for one sample is None.
     """
-    paths = (data.train_data_paths, data.valid_data_paths, data.test_data_paths)
+    paths = (
+        data.training_paths,
+        data.validation_paths,
+        data.test_data_paths,
+        data.neg_train_data_paths,
+        data.neg_valid_data_paths,
+    )
     prefixes = [prefix for given in paths for prefix in given or []] or [data.data_path]
     assert prefixes != [None], "resolve() fills data_path where no data key is given"
-    labelled = [part for use in USES for part in mixture(data, use) if part.labels is not None]
+    parts = [part for use in USES for part in mixture(data, use)]
+    parts += [part.rejected for part in parts if part.rejected is not None]
+    labelled = [part for part in parts if part.labels is not None]
     check_data(data, prefixes, labelled, tokenizer)
     if data.mmap_warmup and topology.local_rank == 0:
         for prefix in [*dict.fromkeys(prefixes), *(part.labels for part in labelled)]:
             _read_through(Path(f"{prefix}.bin"))
 
     sampler = _Sampler(data, seq_length, tokenizer, seed, train_impl)
-    if data.train_data_paths is None:
+    if data.training_paths is None:
         return Datasets(*sampler.split(data.data_path, data.split, samples))
     return Datasets(
         *(
@@ -139,6 +149,9 @@ class _Sampler:
         if size == 0:
             return None
         numbers = numpy.arange(*documents, dtype=numpy.int32)
+        if part.rejected is not None:
+            check_pairs(part, self._store)
+            numbers = self._usable(part.rejected, numbers)
         if self.whole:
             numbers = self._usable(part, numbers)
         lack = self._lack(part.prefix, numbers, kind)
@@ -146,11 +159,17 @@ class _Sampler:
             if split is not None and kind is not Split.train:
                 return None
             raise ConfigError(lack)
-        labels = None if part.labels is None else self._store(part.labels)
         build = WholeSamples if self.whole else Samples
-        return build(
-            labels, self._store(part.prefix), part.prefix, numbers, size, kind, self._config(part.prefix, split)
-        )
+        if part.rejected is not None:
+            rejected = WholeSamples(*self._arguments(part.rejected, numbers, size, kind, split))
+            build = partial(PairedSamples, rejected)
+        return build(*self._arguments(part, numbers, size, kind, split))
+
+    def _arguments(self, part: Part, numbers: numpy.ndarray, size: int, kind: Split, split: str | None) -> tuple:
+        """What samples of these documents are made of."""
+        labels = None if part.labels is None else self._store(part.labels)
+        config = self._config(part.prefix, split)
+        return labels, self._store(part.prefix), part.prefix, numbers, size, kind, config
 
     def _usable(self, part: Part, numbers: numpy.ndarray) -> numpy.ndarray:
         """The documents that can be in samples of whole documents: of a good length, and with something to learn."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from neox.config.sections import DataConfig, TokenizerConfig
 from neox.data.manifest import read_manifest
-from neox.data.mixtures import USES, mixture
+from neox.data.mixtures import USES, Part, mixture
 from neox.tokenizer.vocabulary import file_hashes, located
 
 # what a sample holds depends on these too; they count where they are not as in the beginning of all runs
@@ -61,9 +61,9 @@ def fingerprint(data: DataConfig, seq_length: int, seed: int, tokenizer: Tokeniz
         return [*facts, Fact("split", data.split.replace(" ", "")), _files("data_path", data.data_path, "")]
     for use in USES:
         for part in mixture(data, use):
-            facts.append(_files(f"{use}_data_paths", part.prefix, f", share {part.share:.6g}"))
-            if part.labels is not None:
-                facts.append(_files(f"{use}_label_data_paths", part.labels, ""))
+            facts += _part_files(f"pos_{use}" if part.rejected else use, part)
+            if part.rejected is not None:
+                facts += _part_files(f"neg_{use}", part.rejected)
     return facts
 
 
@@ -77,6 +77,14 @@ def changes(before: Sequence[Fact], now: Sequence[Fact]) -> list[str]:
         for sign, facts in (("-", before[first:past]), ("+", now[new_first:new_past]))
         for fact in facts
     ]
+
+
+def _part_files(use: str, part: Part) -> list[Fact]:
+    """The facts of the texts and labels of a part."""
+    facts = [_files(f"{use}_data_paths", part.prefix, f", share {part.share:.6g}")]
+    if part.labels is not None:
+        facts.append(_files(f"{use}_label_data_paths", part.labels, ""))
+    return facts
 
 
 def _files(about: str, prefix: str, share: str) -> Fact:

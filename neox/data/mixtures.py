@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from neox.config.errors import ConfigError
 from neox.config.sections import DataConfig
@@ -18,6 +19,7 @@ class Part:
     prefix: str
     share: float  # of the samples; those of a mixture sum to 1
     labels: str | None = None  # prefix of the pair that holds its labels; without one, each token is a label
+    rejected: Part | None = None  # where documents are answers: those that they are preferred to, one by one
 
 
 def mixture(data: DataConfig, use: str) -> list[Part]:
@@ -27,7 +29,8 @@ def mixture(data: DataConfig, use: str) -> list[Part]:
     arXiv:1911.02116, section 3.1). A pair of weight 0 is left out. Raises ConfigError that names the key where the weights do not
     fit the paths.
     """
-    prefixes = getattr(data, f"{use}_data_paths") or []
+    side = "pos_" if data.are_pairs else ""
+    prefixes = getattr(data, f"{side}{use}_data_paths", None) or []  # no pairs for tests
     if data.weight_by_num_documents:
         # a power of the shares: one of the counts themselves could be beyond what a float holds
         counts = [count_documents(prefix) for prefix in prefixes]
@@ -38,9 +41,15 @@ def mixture(data: DataConfig, use: str) -> list[Part]:
         raise ConfigError(
             f"{use}_data_weights: it takes one weight for each of the {len(prefixes)} paths, and not all of them 0"
         )
-    labels = getattr(data, f"{use}_label_data_paths") or [None] * len(prefixes)
-    return [
-        Part(prefix, weight / sum(weights), label)
-        for prefix, weight, label in zip(prefixes, weights, labels, strict=True)
-        if weight > 0
-    ]
+    shares = [weight / sum(weights) for weight in weights]
+    parts = _parts(data, f"{side}{use}", shares)
+    if data.are_pairs:
+        parts = [replace(part, rejected=other) for part, other in zip(parts, _parts(data, f"neg_{use}", shares))]
+    return [part for part in parts if part.share > 0]
+
+
+def _parts(data: DataConfig, use: str, shares: Sequence[float]) -> list[Part]:
+    """The pairs of token files, and their labels, that the keys of a use name."""
+    prefixes = getattr(data, f"{use}_data_paths", None) or []
+    labels = getattr(data, f"{use}_label_data_paths", None) or [None] * len(prefixes)
+    return list(map(Part, prefixes, shares, labels))

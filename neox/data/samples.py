@@ -36,6 +36,7 @@ __all__ = [
     "BlendedSamples",
     "GPTDataset",
     "IndexedDataset",
+    "PairedSamples",
     "Samples",
     "SamplesConfig",
     "Split",
@@ -137,6 +138,22 @@ class WholeSamples(Samples):
             together=self.config.together,
             seed=self.config.random_seed,
         )
+
+
+class PairedSamples(WholeSamples):
+    """Pairs of answers to one question: the documents of one store, each before that of the same number in `rejected`.
+
+    What it holds of a sample is (2, seq_length).
+    """
+
+    def __init__(self, rejected: WholeSamples, *arguments):
+        super().__init__(*arguments)
+        self._rejected = rejected
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        # both orders follow from the seed and the number of documents alone
+        answers = super().__getitem__(index), self._rejected[index]
+        return {name: torch.stack([answer[name] for answer in answers]) for name in answers[0]}
 
 
 class BlendedSamples(BlendedDataset):

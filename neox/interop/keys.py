@@ -11,7 +11,7 @@ from typing import Any
 
 from neox.config.errors import ConfigError
 from neox.config.sections import ModelConfig, RopeScaling
-from neox.config.shapes import attention_windows, ffn_width, has_qkv_bias, head_width, kv_heads
+from neox.config.shapes import attention_windows, ffn_width, has_qkv_bias, head_width, is_causal, kv_heads
 
 OPPOSITE = {True: False, False: True}
 ACTIVATIONS = {
@@ -40,6 +40,8 @@ ASIDE = {
     "moe_train_capacity_factor",
     "moe_jitter_eps",
     "moe_loss_coeff",
+    "dpo_beta",
+    "dpo_reference_free",
     # an export merges adapters into the weights
     "lora_rank",
     "lora_alpha",
@@ -160,6 +162,7 @@ def facts(model: ModelConfig) -> Values:
     """What the network computes, key by key, the same for two models that compute the same."""
     values = {key: value for key, value in model.model_dump().items() if key not in ASIDE | SAID_BY_FACTS}
     values |= {
+        "train_impl": "normal" if is_causal(model) else model.train_impl,
         "ffn_hidden_size": ffn_width(model),
         "num_kv_heads": kv_heads(model),
         "use_bias_in_qkv": has_qkv_bias(model),
@@ -196,7 +199,9 @@ def _rope_facts(model: ModelConfig) -> Values | None:
     return {name: value for name, value in known.items() if value is not None}
 
 
-def rope(base_key: str, *, share_key: str | None = None, default_share: float = 1.0) -> Compound:
+def rope(
+    base_key: str, *, default_base: float = 10_000.0, share_key: str | None = None, default_share: float = 1.0
+) -> Compound:
     """Rotary positions: `rope_parameters` of transformers 5, and the keys that 4 reads, `rope_scaling` among them."""
 
     def read(config: Mapping[str, Any]) -> Values:
@@ -204,7 +209,7 @@ def rope(base_key: str, *, share_key: str | None = None, default_share: float = 
         old_kind = given.pop("type", "default")
         kind = given.pop("rope_type", old_kind)
         values: Values = {
-            "rotary_emb_base": given.pop("rope_theta", config.get(base_key, 10_000.0)),
+            "rotary_emb_base": given.pop("rope_theta", config.get(base_key, default_base)),
             "rotary_pct": given.pop("partial_rotary_factor", config.get(share_key, default_share)),
         }
         if kind == "default":
@@ -260,16 +265,37 @@ def _write_types(model: ModelConfig) -> Values:
 ATTENTION_TYPES = Compound(_read_types, _write_types)
 
 
-def _read_sliding(config: Mapping[str, Any]) -> Values:
-    window = config.get("sliding_window", 4096)
-    return {} if window is None else {"attention_config": [[["local"], "all"]], "window_size": window}
+def sliding_window(default: int | None) -> Compound:
+    """One window for all layers, or none."""
+
+    def read(config: Mapping[str, Any]) -> Values:
+        window = config.get("sliding_window", default)
+        return {} if window is None else {"attention_config": [[["local"], "all"]], "window_size": window}
+
+    def write(model: ModelConfig) -> Values:
+        return {"sliding_window": attention_windows(model)[0]}
+
+    return Compound(read, write)
 
 
-def _write_sliding(model: ModelConfig) -> Values:
-    return {"sliding_window": attention_windows(model)[0]}
+def _read_experts(config: Mapping[str, Any]) -> Values:
+    names = {"moe_num_experts": ("num_local_experts", 8), "moe_top_k": ("num_experts_per_tok", 2)}
+    values = {ours: config.get(name, default) for ours, (name, default) in names.items()}
+    if values["moe_num_experts"] == 1:
+        raise ConfigError("num_local_experts: 1 is not supported: a single expert is an MLP here, without a router")
+    if values["moe_top_k"] == 1:
+        raise ConfigError(
+            "num_experts_per_tok: 1 is not supported: a single expert counts as much as its probability here, and fully there"
+        )
+    return values
 
 
-SLIDING_WINDOW = Compound(_read_sliding, _write_sliding)
+def _write_experts(model: ModelConfig) -> Values:
+    # one expert cannot be said: reading this back finds another number
+    return {"num_local_experts": max(2, model.moe_num_experts), "num_experts_per_tok": max(2, model.moe_top_k)}
+
+
+EXPERTS = Compound(_read_experts, _write_experts)
 
 
 def dropouts(attention: str, residual: str, embedding: str, default: float) -> Compound:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from neox.interop.keys import (
     ACTIVATIONS,
     ATTENTION_TYPES,
+    EXPERTS,
     GATES,
     OPPOSITE,
-    SLIDING_WINDOW,
     Key,
     KeyTable,
     dropouts,
     rope,
+    sliding_window,
 )
 from neox.interop.shards import Heads, Row, Same, Stacked, Transposed, TransposedHeads
 
@@ -23,7 +25,8 @@ from neox.interop.shards import Heads, Row, Same, Stacked, Transposed, Transpose
 class Family:
     """One kind of model of transformers.
 
-    prefix: of every name but the head's. ends: modules outside the blocks. block: modules of a block, below `layers`.
+    prefix: of every name but the head's. ends: modules outside the blocks. block: modules of a block, below `layers`; a * stands
+    for the number of an expert.
     """
 
     model_type: str
@@ -130,12 +133,32 @@ MISTRAL = Family(
         },
         fixed={**_LLAMA_FIXED, "use_bias_in_attn_linear": False, "use_bias_in_mlp": False},
         demanded={"layer_types": None},
-        compounds=(rope("rope_theta"), SLIDING_WINDOW),
+        compounds=(rope("rope_theta"), sliding_window(4096)),
     ),
     prefix="model.",
     layers="layers",
     ends=_LLAMA_ENDS,
     block=_LLAMA_BLOCK,
+)
+
+MIXTRAL = Family(
+    model_type="mixtral",
+    architecture="MixtralForCausalLM",
+    table=KeyTable(
+        keys={**MISTRAL.table.keys, "rms_norm_epsilon": Key("rms_norm_eps", 1e-5)},
+        fixed=MISTRAL.table.fixed,
+        demanded=MISTRAL.table.demanded,
+        compounds=(rope("rope_theta", default_base=1e6), sliding_window(None), EXPERTS),
+    ),
+    prefix="model.",
+    layers="layers",
+    ends=_LLAMA_ENDS,
+    block={
+        **{module: row for module, row in _LLAMA_BLOCK.items() if not module.startswith("mlp.")},
+        "mlp.router": Same("block_sparse_moe.gate"),
+        "mlp.experts.*.dense_h_to_4h": Stacked(("block_sparse_moe.experts.*.w1", "block_sparse_moe.experts.*.w3")),
+        "mlp.experts.*.dense_4h_to_h": Same("block_sparse_moe.experts.*.w2"),
+    },
 )
 
 GPT2 = Family(
@@ -199,8 +222,10 @@ GPT_NEO = Family(
     },
 )
 
+EXPERT = re.compile(r"\.\d+\.")  # its number, in the name of a module of a block
+
 # in the order in which an export looks for one that can say the model
-FAMILIES = {family.model_type: family for family in (GPT_NEOX, LLAMA, MISTRAL, GPT2, GPT_NEO)}
+FAMILIES = {family.model_type: family for family in (GPT_NEOX, LLAMA, MISTRAL, MIXTRAL, GPT2, GPT_NEO)}
 
 
 def their_parts(family: Family, num_layers: int, name: str) -> tuple[Row, tuple[str, ...]]:
@@ -211,7 +236,8 @@ def their_parts(family: Family, num_layers: int, name: str) -> tuple[Row, tuple[
     if index == num_layers + 2:
         return Same(family.head), (f"{family.head}.{suffix}",)
     if 1 <= index <= num_layers:
-        row, place = family.block[module], f"{family.prefix}{family.layers}.{index - 1}."
+        row, place = family.block[EXPERT.sub(".*.", module)], f"{family.prefix}{family.layers}.{index - 1}."
     else:
         row, place = family.ends[module], family.prefix
-    return row, tuple(f"{place}{part}.{suffix}" for part in row.names)
+    expert = (EXPERT.search(module) or [""])[0]
+    return row, tuple(f"{place}{part.replace('.*.', expert)}.{suffix}" for part in row.names)

@@ -15,6 +15,7 @@ from neox.config.gpus import GPUS
 from neox.config.memory import Memory, memory
 from neox.config.mup import width_multiplier
 from neox.config.sections import Config
+from neox.config.shapes import tokens_per_sample
 from neox.config.sizes import (
     ParameterCounts,
     blocks_of_stage,
@@ -84,7 +85,7 @@ class Plan:
     @property
     def tokens_per_step(self) -> int:
         """Tokens of one optimizer step, over all processes."""
-        return self.config.batch.train_batch_size * self.config.model.seq_length
+        return self.config.batch.train_batch_size * tokens_per_sample(self.config.model)
 
     @property
     def flops_per_token(self) -> float:

@@ -6,6 +6,9 @@ Under tensor parallelism each adapter is split as the weight that it stands besi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -83,6 +86,22 @@ def add_adapters(gpt: nn.Module, model: ModelConfig) -> None:
             if name.rpartition(".")[2] in model.lora_targets:
                 kind = ColumnAdapter if isinstance(layer, ColumnLinear) else RowAdapter
                 layer.adapter = kind(layer, model)
+
+
+@contextmanager
+def without_adapters(gpt: nn.Module) -> Iterator[None]:
+    """Within, a model computes what its frozen weights alone do, and without dropout."""
+    adapted = [(layer, layer.adapter) for layer in gpt.modules() if getattr(layer, ADAPTER, None) is not None]
+    training = gpt.training
+    gpt.eval()
+    for layer, _ in adapted:
+        layer.adapter = None
+    try:
+        yield
+    finally:
+        for layer, adapter in adapted:
+            layer.adapter = adapter
+        gpt.train(training)
 
 
 def is_adapter(name: str) -> bool:

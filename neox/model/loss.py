@@ -22,9 +22,15 @@ def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor, *, vocab_size
     int64. weights: (batch, seq); where one is 0, any label will do. vocab_size: without padding. Every rank of the
     tensor group calls this: it reduces over it.
     """
-    width = logits.shape[-1]
-    losses = _CrossEntropy.apply(logits.reshape(-1, width), labels.t().reshape(-1), vocab_size, topology)
+    losses = token_losses(logits, labels, vocab_size=vocab_size, topology=topology).flatten()
     return losses @ weights.t().reshape(-1).to(losses.dtype)
+
+
+def token_losses(logits: Tensor, labels: Tensor, *, vocab_size: int, topology: Topology) -> Tensor:
+    """Loss of each token, minus the log of its probability: fp32 (seq, batch). Arguments as in `cross_entropy`."""
+    seq, batch, width = logits.shape
+    losses = _CrossEntropy.apply(logits.reshape(-1, width), labels.t().reshape(-1), vocab_size, topology)
+    return losses.view(seq, batch)
 
 
 class _CrossEntropy(torch.autograd.Function):

@@ -10,8 +10,9 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 
 import torch
 
@@ -25,13 +26,15 @@ def training_metrics(
     grad_norm: float | None,
     loss_scale: float | None,
     consumed_tokens: int,
-    moe_auxiliary_loss: float | None = None,
+    measures: Mapping[str, float] = MappingProxyType({}),
 ) -> dict[str, float]:
     """Metrics of one optimizer step.
 
-    `lm_loss` is the mean over the tokens of the global batch, in nats; `grad_norm` the global norm before clipping, None
-    where it is not known; `loss_scale` is None except in fp16. `moe_auxiliary_loss` is the balancing loss of the mixtures of
-    experts, one for each such layer where it is even, not weighted and not part of `lm_loss`; None where there are none.
+    `lm_loss` is the mean over the tokens of the global batch, in nats (of DPO, over its pairs); `grad_norm` the global norm before
+    clipping, None where it is not known; `loss_scale` is None except in fp16. `measures` are what only some runs have:
+    `moe_auxiliary_loss`, the balancing loss of the mixtures of experts, one for each such layer where it is even, not weighted and
+    not part of `lm_loss`; and of DPO `chosen_reward`, `rejected_reward`, `reward_margin` between them, and `reward_accuracy`, the
+    share of the pairs whose margin is above 0.
     """
     metrics: dict[str, float] = {
         "train/lm_loss": lm_loss,
@@ -40,18 +43,19 @@ def training_metrics(
     }
     if grad_norm is not None:
         metrics["train/grad_norm"] = grad_norm
-    if moe_auxiliary_loss is not None:
-        metrics["train/moe_auxiliary_loss"] = moe_auxiliary_loss
     if loss_scale is not None:
         metrics["train/loss_scale"] = loss_scale
+    return metrics | {f"train/{name}": value for name, value in measures.items()}
+
+
+def validation_metrics(means: Mapping[str, float], of_tokens: bool = True) -> dict[str, float]:
+    """Metrics of one evaluation: `lm_loss`, what else the means hold, and where the loss is that of tokens their perplexity."""
+    metrics = {f"validation/{name}": value for name, value in means.items()}
+    if of_tokens:
+        # a loss that is NaN fails the comparison too, and has no perplexity either
+        loss = means["lm_loss"]
+        metrics["validation/lm_loss_ppl"] = math.exp(loss) if loss <= LARGEST_EXPONENT else math.inf
     return metrics
-
-
-def validation_metrics(lm_loss: float) -> dict[str, float]:
-    """Metrics of one evaluation: the mean loss of a token in nats, and its perplexity."""
-    # a loss that is NaN fails the comparison too, and has no perplexity either
-    perplexity = math.exp(lm_loss) if lm_loss <= LARGEST_EXPONENT else math.inf
-    return {"validation/lm_loss": lm_loss, "validation/lm_loss_ppl": perplexity}
 
 
 def memory_metrics(device: torch.device) -> dict[str, float]:
@@ -67,7 +71,7 @@ def runtime_metrics(
     *,
     seconds_per_step: float,
     samples_per_step: int,
-    seq_length: int,
+    tokens_per_sample: int,
     flops_per_token: float,
     processes: int,
     peak_tflops: float | None,
@@ -79,7 +83,7 @@ def runtime_metrics(
     `runtime/model_flops_utilization`.
     """
     samples_per_second = samples_per_step / seconds_per_step
-    tokens_per_second = samples_per_second * seq_length
+    tokens_per_second = samples_per_second * tokens_per_sample
     flops_per_second = tokens_per_second * flops_per_token / processes
     metrics = {
         "runtime/iteration_time": seconds_per_step,
@@ -103,14 +107,14 @@ class Throughput:
         self,
         *,
         samples_per_step: int,
-        seq_length: int,
+        tokens_per_sample: int,
         flops_per_token: float,
         processes: int,
         peak_tflops: float | None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.samples_per_step = samples_per_step
-        self.seq_length = seq_length
+        self.tokens_per_sample = tokens_per_sample
         self.flops_per_token = flops_per_token
         self.processes = processes
         self.peak_tflops = peak_tflops
@@ -142,7 +146,7 @@ class Throughput:
         return runtime_metrics(
             seconds_per_step=seconds / steps,
             samples_per_step=self.samples_per_step,
-            seq_length=self.seq_length,
+            tokens_per_sample=self.tokens_per_sample,
             flops_per_token=self.flops_per_token,
             processes=self.processes,
             peak_tflops=self.peak_tflops,

@@ -1,8 +1,7 @@
 """One optimizer step, and one evaluation step, whatever the layout. The only caller of DeepSpeed's engines.
 
-The loss of a step is the sum over all tokens of the global batch, weighted by the loss mask, divided by the sum of the
-weights. It is computed in this form for every layout: each micro-batch's token weights are scaled beforehand such that the
-averages over micro-batches and replicas that DeepSpeed takes give exactly that quotient.
+The loss of a step is that of the global batch, whatever the layout: neox/training/objectives.py weighs the labels of each
+micro-batch such that the averages over micro-batches and replicas that DeepSpeed takes give exactly that.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ from neox.model import pipeline
 from neox.model.compiled import compile_blocks
 from neox.model.documents import Documents
 from neox.model.gpt import GPT
-from neox.model.loss import cross_entropy
 from neox.parallel.mpu import MpuAdapter
 from neox.parallel.topology import Topology
 from neox.training.experts import announce_experts
 from neox.training.gradients import divisor, global_norm
 from neox.training.masters import MasterOptimizer
+from neox.training.objectives import MicroBatch, build_objective
 from neox.training.optimizer import build_optimizer, import_muon_uncompiled, set_learning_rate
 
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -43,31 +42,21 @@ class StepResult:
     """What one optimizer step measured; the tensors stay on the device until somebody asks for a number."""
 
     loss: torch.Tensor  # mean over the tokens of the global batch, before the update
-    auxiliary_loss: torch.Tensor | None  # sum over the mixtures of experts; None where the model has none
+    measures: dict[str, torch.Tensor]  # further means over the global batch, by the names of their metrics
     grad_norm: float | torch.Tensor  # global norm before clipping
     skipped: bool  # DeepSpeed made no update: an overflow of fp16, or a gradient that is not finite
     loss_scale: float | None  # of fp16
 
 
-@dataclass(frozen=True)
-class _Weighted:
-    """A micro-batch on the device, each (micro-batch, sequence)."""
-
-    tokens: torch.Tensor
-    labels: torch.Tensor
-    weights: torch.Tensor
-    documents: Documents | None
-
-
 class Engine:
     """The model, its optimizer, and DeepSpeed around them."""
 
-    def __init__(self, config: Config, topology: Topology, vocab_size: int):
+    def __init__(self, config: Config, topology: Topology, vocab_size: int, reference: GPT | None = None):
+        """reference: a frozen copy of the weights that the run begins with, for the objective that compares with it."""
         self.device = topology.device
         self.synchronous = topology.device.type == "cpu"  # reading a result costs nothing
         self._topology = topology
         self._accumulation = config.batch.gradient_accumulation_steps
-        self._masked = config.data.masks_loss or config.model.train_impl == "mlm"
         self._scaled = config.precision.precision == "fp16"
         self._clip = config.optimization.gradient_clipping
         self._balances = any(mixture_layers(config.model))
@@ -88,7 +77,7 @@ class Engine:
         }
         build = pipeline.pipeline_module if self._pipelined else GPT
         module = build(config.model, **model_arguments)
-        self._vocab_size = vocab_size
+        self._objective = build_objective(config, vocab_size, topology, module, reference)
         if topology.expert_size > 1:
             announce_experts(module, topology)
         import_muon_uncompiled()
@@ -131,20 +120,20 @@ class Engine:
         self._engine.train()
         set_learning_rate(self._engine.optimizer, learning_rate)
         micro_batches = self._weighted(batches)
-        auxiliary_loss = None
+        measures: dict[str, torch.Tensor] = {}
         if self._pipelined:
             loss = self._engine.train_batch(self._piped(micro_batches)).detach()
         else:
             self._loss_so_far = loss = torch.zeros((), device=self._topology.device)
-            if self._balances:
-                auxiliary_loss = torch.zeros_like(loss)
+            measured = []
             for micro_batch in micro_batches:
                 auxiliary: list[torch.Tensor] = []
-                micro_loss = self._loss(micro_batch, auxiliary)
+                micro_loss, micro_measures = self._objective(self._engine, micro_batch, auxiliary)
                 loss += micro_loss.detach() / self._accumulation
+                measured.append(micro_measures)
                 if self._balances:
                     imbalance = torch.stack(auxiliary).sum()
-                    auxiliary_loss += imbalance.detach() / self._accumulation
+                    micro_measures["moe_auxiliary_loss"] = imbalance.detach()
                     micro_loss = micro_loss + self._balancing * imbalance
                 scale = self._engine.optimizer.loss_scale if self._owns_scale else 1
                 self._engine.backward(micro_loss * scale)
@@ -154,28 +143,26 @@ class Engine:
                     self._engine.optimizer.grad_scale = divisor(grad_norm, self._clip)
                     self._engine.optimizer._global_grad_norm = grad_norm  # where DeepSpeed's own keep theirs
                 self._engine.step()
-            loss = self._mean_over_replicas(loss)
-            if self._balances:
-                auxiliary_loss = self._mean_over_replicas(auxiliary_loss)
+            loss, measures = self._mean_over_replicas(loss), self._means(measured)
         if admits is not None and self._admitted is None:  # DeepSpeed left the update out before the question came
             admits(float(loss), None if self._scaled else math.inf)
         return StepResult(
             loss=loss,
-            auxiliary_loss=auxiliary_loss,
+            measures=measures,
             grad_norm=self._engine.get_global_grad_norm(),
             skipped=not self._engine.was_step_applied(),
             loss_scale=float(self._engine.optimizer.loss_scale) if self._scaled else None,
         )
 
     @torch.no_grad()
-    def eval_step(self, batches: Iterator[Batch]) -> torch.Tensor:
-        """Mean loss over the tokens of one global batch. Every rank calls this."""
+    def eval_step(self, batches: Iterator[Batch]) -> dict[str, torch.Tensor]:
+        """Means over one global batch by name: `lm_loss`, and what else the objective measures. Every rank calls this."""
         self._engine.eval()
         micro_batches = self._weighted(batches)
         if self._pipelined:
-            return self._engine.eval_batch(self._piped(micro_batches), compute_loss=True)
-        losses = [self._loss(micro_batch) for micro_batch in micro_batches]
-        return self._mean_over_replicas(torch.stack(losses).mean())
+            return {"lm_loss": self._engine.eval_batch(self._piped(micro_batches), compute_loss=True)}
+        measured = [self._objective(self._engine, micro_batch, None) for micro_batch in micro_batches]
+        return self._means([{"lm_loss": loss, **measures} for loss, measures in measured])
 
     def _ask_before_updates(self) -> None:
         """Have the torch optimizer, which is innermost in every wrapper, ask `admits` once a step before it changes anything."""
@@ -194,36 +181,32 @@ class Engine:
 
         optimizer.step = step
 
-    def _loss(self, batch: _Weighted, auxiliary: list[torch.Tensor] | None = None) -> torch.Tensor:
-        """Loss of a micro-batch; `auxiliary` receives those of its mixtures of experts."""
-        logits = self._engine(batch.tokens, documents=batch.documents, losses=auxiliary)
-        return cross_entropy(logits, batch.labels, batch.weights, vocab_size=self._vocab_size, topology=self._topology)
-
-    def _piped(self, batches: list[_Weighted]) -> Iterator[tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]]:
+    def _piped(self, batches: list[MicroBatch]) -> Iterator[tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]]:
         """The micro-batches as DeepSpeed's pipeline takes them; the documents go to the stage beside it."""
         self._engine.module.documents = iter([batch.documents for batch in batches])
         return iter([(batch.tokens, (batch.labels, batch.weights)) for batch in batches])
 
-    def _weighted(self, batches: Iterator[Batch]) -> list[_Weighted]:
+    def _weighted(self, batches: Iterator[Batch]) -> list[MicroBatch]:
         """The micro-batches of one step on the device."""
-        device, topology = self._topology.device, self._topology
+        device = self._topology.device
         taken = [next(batches) for _ in range(self._accumulation)]
         masks = [batch.loss_mask.to(device, non_blocking=True) for batch in taken]
-        if self._masked:
-            total = torch.stack([mask.sum() for mask in masks]).sum()
-            distributed.all_reduce(total, group=topology.data_group)
-            scale = self._accumulation * topology.data_size / total.clamp(min=1)
-        else:
-            scale = 1 / masks[0].numel()
         return [
-            _Weighted(
+            MicroBatch(
                 tokens=batch.tokens.to(device, non_blocking=True),
                 labels=batch.labels.to(device, non_blocking=True),
-                weights=mask * scale,
+                weights=weights,
                 documents=_documents(batch, device),
             )
-            for batch, mask in zip(taken, masks)
+            for batch, weights in zip(taken, self._objective.weights(masks))
         ]
+
+    def _means(self, measured: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """Over the micro-batches, and over the replicas."""
+        return {
+            name: self._mean_over_replicas(torch.stack([measures[name] for measures in measured]).mean())
+            for name in measured[0]
+        }
 
     def _mean_over_replicas(self, loss: torch.Tensor) -> torch.Tensor:
         if self._topology.data_size > 1:

@@ -10,11 +10,12 @@ from neox.parallel.topology import Topology
 from neox.training.engine import Engine
 
 
-def validation_loss(engine: Engine, dataset, batch: BatchConfig, iterations: int, topology: Topology) -> float:
-    """Mean loss over the first `iterations` global batches: the same samples each time, so that points of a curve compare.
-
-    Every rank calls this.
+def validation_means(
+    engine: Engine, dataset, batch: BatchConfig, iterations: int, topology: Topology
+) -> dict[str, float]:
+    """`lm_loss` and what else the objective measures, in the mean over the first `iterations` global batches: the same samples each
+    time, so that points of a curve compare. Every rank calls this.
     """
     samples = batches(dataset, 0, batch, topology)
-    losses = [engine.eval_step(samples) for _ in range(iterations)]
-    return torch.stack(losses).mean().item()
+    steps = [engine.eval_step(samples) for _ in range(iterations)]
+    return {name: torch.stack([step[name] for step in steps]).mean().item() for name in steps[0]}

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 from neox.checkpoint.publish import Progress
 from neox.config.sections import CheckpointConfig, Config
+from neox.config.shapes import tokens_per_sample
 from neox.data.batches import Batch
-from neox.monitor.metrics import Throughput, memory_metrics, training_metrics, validation_metrics
+from neox.monitor.metrics import Throughput, memory_metrics, training_metrics
 from neox.monitor.reporters import Reporters
 from neox.training.engine import Engine, StepResult
 from neox.training.guard import Guard, NonFiniteLoss, unusable
@@ -32,7 +33,7 @@ def train(
     *,
     engine: Engine,
     batches: Iterator[Batch],
-    evaluate: Callable[[], float] | None,
+    evaluate: Callable[[], dict[str, float]] | None,
     save: Callable[[Progress], None] | None,
     guard: Guard | None,
     rollback: Callable[[], Progress],
@@ -44,7 +45,7 @@ def train(
 ) -> Outcome:
     """Train until `train_iters`, or until a signal or `exit_interval` ends the run before.
 
-    `evaluate` gives the validation loss, `save` publishes a checkpoint, `guard` judges every step before its update; each is None
+    `evaluate` gives the metrics of a validation, `save` publishes a checkpoint, `guard` judges every step before its update; each is None
     where the run has none. `rollback` restores the newest checkpoint. `signals` may ask for a checkpoint, or for the end after
     one. Raises NonFiniteLoss. Every rank calls this.
     """
@@ -91,7 +92,7 @@ def train(
         if evaluating:
             watchdog.heard()
             with throughput.paused():
-                metrics |= validation_metrics(evaluate())
+                metrics |= evaluate()
         if metrics:
             reporters.report(step, metrics)
         if saving:
@@ -111,7 +112,7 @@ def advance(progress: Progress, config: Config) -> Progress:
         progress,
         iteration=progress.iteration + 1,
         consumed_samples=progress.consumed_samples + samples,
-        consumed_tokens=progress.consumed_tokens + samples * config.model.seq_length,
+        consumed_tokens=progress.consumed_tokens + samples * tokens_per_sample(config.model),
     )
 
 
@@ -129,7 +130,7 @@ def step_metrics(result: StepResult, rate: float, progress: Progress) -> dict[st
     """The `train/*` metrics of a step; reading its loss waits for the device."""
     return training_metrics(
         lm_loss=float(result.loss),
-        moe_auxiliary_loss=None if result.auxiliary_loss is None else float(result.auxiliary_loss),
+        measures={name: float(value) for name, value in result.measures.items()},
         learning_rate=rate,
         grad_norm=None if result.skipped else float(result.grad_norm),
         loss_scale=result.loss_scale,

@@ -16,13 +16,14 @@ from neox.checkpoint.upload import Store, Uploader, local_checkpoints
 from neox.config.errors import ConfigError
 from neox.config.flat import flat_values, to_yaml
 from neox.config.sections import CheckpointConfig, Config
+from neox.config.shapes import tokens_per_sample
 from neox.config.sizes import flops_per_token, true_vocab_size
 from neox.data.batches import batches
 from neox.data.datasets import build_datasets
 from neox.data.files import write_durably
 from neox.data.fingerprint import Fact, changes, fingerprint
 from neox.monitor.gpus import peak_tflops
-from neox.monitor.metrics import Throughput
+from neox.monitor.metrics import Throughput, validation_metrics
 from neox.monitor.reporters import build_reporters
 from neox.parallel import topology as parallel
 from neox.parallel.agreement import together
@@ -30,10 +31,11 @@ from neox.parallel.seeding import seed_everything
 from neox.parallel.topology import Topology
 from neox.tokenizer.tokenizer import build_tokenizer
 from neox.training.engine import Engine
-from neox.training.evaluate import validation_loss
+from neox.training.evaluate import validation_means
 from neox.training.guard import Guard
 from neox.training.loop import Outcome, train
 from neox.training.preflight import preflight
+from neox.training.reference import read_reference
 from neox.training.signals import Signals
 from neox.training.watchdog import Watchdog
 
@@ -63,8 +65,9 @@ def pretrain(config: Config) -> Outcome:
         topology,
         config.model.train_impl,
     )
-    engine = Engine(config, topology, vocab_size)
-    data = data_fingerprint(config, topology)
+    reference = read_reference(config, vocab_size, topology)
+    engine = Engine(config, topology, vocab_size, reference and reference.model)
+    data = data_fingerprint(config, topology) + ([reference.fact] if reference else [])
     progress = replace(resume(engine, config.checkpoint, data, topology), data=[asdict(fact) for fact in data])
     config_text = to_yaml(config)
     reporters = build_reporters(
@@ -78,7 +81,7 @@ def pretrain(config: Config) -> Outcome:
         write_durably(Path(config.monitor.log_dir) / "config.yml", config_text.encode())
     throughput = Throughput(
         samples_per_step=config.batch.train_batch_size,
-        seq_length=config.model.seq_length,
+        tokens_per_sample=tokens_per_sample(config.model),
         flops_per_token=flops_per_token(config.model, vocab_size),
         processes=topology.world_size,
         peak_tflops=peak_tflops(config.monitor.peak_theoretical_tflops, topology.device, config.precision.precision),
@@ -104,8 +107,9 @@ def pretrain(config: Config) -> Outcome:
         _say(topology, f"went back to {folder}")
         return replace(checkpoint.restore(engine.state, folder), data=progress.data)
 
-    def evaluate() -> float:
-        return validation_loss(engine, datasets.valid, config.batch, config.evaluation.eval_iters, topology)
+    def evaluate() -> dict[str, float]:
+        means = validation_means(engine, datasets.valid, config.batch, config.evaluation.eval_iters, topology)
+        return validation_metrics(means, of_tokens=config.model.train_impl != "dpo")
 
     try:
         with saving as saver:

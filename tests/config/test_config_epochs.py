@@ -51,6 +51,14 @@ def test_documents_that_are_kept_whole_are_counted(tmp_path):
     assert config_from_values({**keys, "pack_impl": "unpacked", "allow_chopped": False}).batch.train_iters == 4 * 8 // 4
 
 
+def test_pairs_count_where_both_answers_do(tmp_path):
+    paths = [write(tmp_path / name, lengths) for name, lengths in (("p", [2, 33, 34, 20, 9]), ("n", [2, 9, 2, 1, 34]))]
+    keys = {**KEYS, "train_impl": "dpo", "dpo_reference_free": True, "pack_impl": "unpacked", "train_epochs": 8}
+    keys |= {"pos_train_data_paths": paths[:1], "neg_train_data_paths": paths[1:]}
+    assert config_from_values(keys).batch.train_iters == 4 * 8 // 4
+    assert config_from_values({**keys, "allow_chopped": False}).batch.train_iters == 2 * 8 // 4
+
+
 def test_the_steps_cannot_be_counted(prefix, tmp_path):
     def complaint(**keys) -> str:
         with pytest.raises(ConfigError) as caught:

@@ -7,7 +7,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from neox.config.memory import memory, stage_memory
 from neox.config.read import config_from_values
-from neox.config.sizes import parameter_counts, stage_experts, stage_parameters
+from neox.config.sizes import flops_per_token, parameter_counts, stage_experts, stage_parameters
 from neox.model.gpt import GPT
 from neox.model.loss import cross_entropy
 
@@ -56,6 +56,23 @@ def test_frozen_weights_have_no_state():
     # what every process of the group holds: inputs of the first layer, outputs of the other
     config = config_of(num_gpus=2, model_parallel_size=2, **lora)
     assert memory(config, VOCAB).optimizer == 8 * 4 * 4 * (192 // 2 + 64 + 256 // 2 + 64)
+
+
+def test_a_reference_is_a_copy_of_the_weights():
+    pairs = {"train_impl": "dpo", "pos_train_data_paths": ["a"], "neg_train_data_paths": ["b"], "pack_impl": "unpacked"}
+    pairs |= {"load": "there", "finetune": True, "eval_iters": 0, "tokenizer_type": "CharLevelTokenizer", "num_gpus": 2}
+    plain = memory_of(bf16={}, num_gpus=2, train_micro_batch_size_per_gpu=4)
+    free = memory_of(bf16={}, dpo_reference_free=True, **pairs)
+    compared, zero3 = (memory_of(bf16={}, zero_optimization=zero(stage), **pairs) for stage in (0, 3))
+    assert free == plain, "a pair is two rows"
+    assert compared.weights == 2 * plain.weights and compared.peak - plain.peak == plain.weights
+    assert zero3.weights == plain.weights + plain.weights // 2, "the reference is not divided"
+    lora = {"lora_rank": 4}
+    assert memory_of(bf16={}, **pairs, **lora).weights == memory_of(bf16={}, num_gpus=2, **lora).weights
+    flops = [
+        flops_per_token(config_of(**keys).model, VOCAB) for keys in ({}, pairs, pairs | {"dpo_reference_free": True})
+    ]
+    assert flops[1] == pytest.approx(flops[0] * 8 / 6) and flops[2] == flops[0]
 
 
 def test_the_state_follows_zero_and_precision():

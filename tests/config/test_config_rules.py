@@ -21,6 +21,15 @@ BASE = {
 }
 CHARACTERS = {"tokenizer_type": "CharLevelTokenizer"}
 MUP = {"use_mup": True, "mup_base_hidden_size": 32, "mup_base_num_attention_heads": 4}
+PAIRS = {
+    **CHARACTERS,
+    "train_impl": "dpo",
+    "dpo_reference_free": True,
+    "pos_train_data_paths": ["a"],
+    "neg_train_data_paths": ["b"],
+    "pack_impl": "unpacked",
+    "eval_iters": 0,
+}
 
 # rule -> keys that break it, the key that is complained about, words of the sentence
 CASES = {
@@ -176,6 +185,11 @@ CASES = {
         "pos_emb",
         "alibi knows distances backwards only",
     ),
+    "preferences_need_the_whole_model": (
+        {**PAIRS, "pipe_parallel_size": 2, "num_gpus": 2},
+        "train_impl",
+        "dpo does not work with pipe_parallel_size 2: use one stage",
+    ),
     "chopping_is_for_whole_documents": (
         {"allow_chopped": False},
         "allow_chopped",
@@ -223,6 +237,16 @@ CASES = {
         {**CHARACTERS, "train_data_paths": ["b"]},
         "train_data_paths",
         "give it beside train_data_paths, or eval_iters: 0",
+    ),
+    "preferences_are_pairs": (
+        {"train_impl": "dpo", "pack_impl": "unpacked", "dpo_reference_free": True},
+        "train_impl",
+        "give pos_train_data_paths and neg_train_data_paths",
+    ),
+    "references_are_kept": (
+        {**PAIRS, "dpo_reference_free": False, "load": "l"},
+        "train_impl",
+        "dpo compares with the weights that it begins with: give load and finetune: true",
     ),
     "generation_has_weights": ({}, "load", "generate.py needs the folder of a checkpoint, in load or save"),
     "generation_goes_forward": ({"load": "l", "train_impl": "mlm"}, "train_impl", "cannot continue texts"),
@@ -279,6 +303,18 @@ FURTHER_CASES = [
         | {"train_impl": "mlm"},
         "mlm makes its own labels",
     ),
+    ({**PAIRS, "moe_num_experts": 4}, "dpo does not work with a mixture of experts"),
+    ({**PAIRS, "train_impl": "normal"}, "pos_train_data_paths: is for train_impl: dpo, and it is normal"),
+    ({**PAIRS, "data_path": "a"}, "data_path: dpo reads pos_train_data_paths and neg_train_data_paths: leave it out"),
+    ({**PAIRS, "valid_data_paths": ["a"]}, "valid_data_paths: dpo reads"),
+    ({**PAIRS, "neg_train_data_paths": None}, "neg_train_data_paths: 0 prefixes for 1 pos_train_data_paths"),
+    ({**PAIRS, "neg_valid_data_paths": ["b"]}, "neg_valid_data_paths: 1 prefixes for 0 pos_valid_data_paths"),
+    ({**PAIRS, "pack_impl": "packed"}, "pack_impl: dpo compares whole answers: give unpacked, not packed"),
+    ({**PAIRS, "fim_rate": 0.5}, "fim_rate: is for a model that predicts the next token, and train_impl is dpo"),
+    ({**PAIRS, "eval_iters": 1}, "give it beside pos_train_data_paths, or eval_iters: 0"),
+    ({**PAIRS, "train_data_weights": [1, 2]}, "train_data_weights: 2 weights for 1 pos_train_data_paths"),
+    ({**PAIRS, "neg_train_label_data_paths": ["c", "d"]}, "2 prefixes for 1 neg_train_data_paths"),
+    ({"train_impl": "kto"}, "use dpo, which learns from pairs of answers"),
     ({"split": "0, 50, 50"}, "leaves nothing for training"),
     ({"split": "0, 0, 0"}, "is not three shares"),
     ({"split": "a, b, c"}, "is not three shares"),

@@ -88,7 +88,7 @@ def dry_run(capsys, *names: str) -> dict:
 
 
 def test_every_shipped_config_is_in_a_table():
-    assert sorted([*PUBLISHED, *OVERLAYS, "finetune"]) == SHIPPED
+    assert sorted([*PUBLISHED, *OVERLAYS, "dpo", "finetune"]) == SHIPPED
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -110,21 +110,25 @@ def test_overlays_take_effect(overlay, base, capsys):
             assert values[key] == value
 
 
-def test_the_overlay_for_fine_tuning_takes_effect(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("overlay", "epochs"), [("finetune", 3), ("dpo", 1)])
+def test_overlays_for_imported_weights_take_effect(overlay, epochs, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
-    for name in ("messages", "messages_label"):
-        with StoreWriter(tmp_path / "data" / f"chat_{name}_document", numpy.int32) as store:
-            store.add(numpy.ones(64 * 20, dtype=numpy.int32), numpy.full(64, 20))
-            store.finish()
+    given = yaml.safe_load((CONFIGS / f"{overlay}.yml").read_text())
+    for key in given:
+        if key.endswith("_data_paths"):
+            with StoreWriter(given[key][0], numpy.int32) as store:
+                store.add(numpy.ones(64 * 20, dtype=numpy.int32), numpy.full(64, 20))
+                store.finish()
     imported = {"num_layers": 2, "hidden_size": 32, "num_attention_heads": 2, "max_position_embeddings": 16}
     weights = {"tokenizer_type": "CharLevelTokenizer", "load": str(tmp_path), "finetune": True}
     (tmp_path / "config.yml").write_text(yaml.safe_dump(imported | weights))
-    overlay = str(CONFIGS / "finetune.yml")
-    assert deepy.main(["train.py", "config.yml", overlay, "--dry-run", "--json", "--set", "num_gpus=1"]) == 0
+    path = str(CONFIGS / f"{overlay}.yml")
+    assert deepy.main(["train.py", "config.yml", path, "--dry-run", "--json", "--set", "num_gpus=1"]) == 0
     config = json.loads(capsys.readouterr().out)["config"]
-    assert config["batch"]["train_iters"] == 3 * 64 // 32
-    assert config["data"]["pack_impl"] == "unpacked" and config["data"]["reset_attention_mask"]
+    assert config["batch"]["train_iters"] == epochs * 64 // 32
+    assert config["data"]["pack_impl"] == "unpacked"
+    assert config["model"]["train_impl"] == given.get("train_impl", "normal")
 
 
 @pytest.mark.parametrize("name", SHIPPED)

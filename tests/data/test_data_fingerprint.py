@@ -111,3 +111,14 @@ def test_each_setting_counts_and_the_vocabulary_too(pair, tmp_path):
     vocabulary.write_text("{ }")
     old, new = changes(before, facts(**given))
     assert old.startswith("- tokenizer: HFTokenizer, vocab_file ") and new.startswith("+ tokenizer: HFTokenizer")
+
+
+def test_both_sides_of_pairs_count(pair: list[str]) -> None:
+    given = {"pos_train_data_paths": [pair[0]], "neg_train_data_paths": [pair[1]]}
+    lines = changes(facts(**given), facts(pos_train_data_paths=[pair[1]], neg_train_data_paths=[pair[0]]))
+    assert [line.partition(": ")[0] for line in lines] == [
+        "- pos_train_data_paths",
+        "- neg_train_data_paths",
+        "+ pos_train_data_paths",
+        "+ neg_train_data_paths",
+    ]

@@ -65,6 +65,16 @@ RELATIVE = {
     "init_method": "orthogonal",
     "scale_attention": False,
 }
+LINEAR = {
+    "pos_emb": "alibi",
+    "norm": "non_parametric_layernorm",
+    "activation": "geglu",
+    "ffn_hidden_size": 96,
+    "attention_config": [[["global", "local"], 2]],
+    "window_size": 5,
+    "use_bias_in_attn_linear": False,
+}
+SINUSOIDAL = {"pos_emb": "sinusoidal", "num_kv_heads": 1, "activation": "mish", "use_bias_in_mlp": False}
 MODELS = {
     "tied": (
         TIED,
@@ -88,6 +98,20 @@ MODELS = {
             "tp2": (2, TP2),
             "pp2-recompute": (2, {**PP2, **zero(1), "gradient_accumulation_steps": 4, "checkpoint_activations": True}),
             "tp2-dp2-zero3": (4, {**TP2, **zero(3)}),
+        },
+    ),
+    "linear": (
+        LINEAR,
+        {
+            "dp2-zero3": (2, zero(3)),
+            "tp2-pp2-sequence": (4, {**TP2, **PP2, **SEQUENCE, **zero(1), "gradient_accumulation_steps": 2}),
+        },
+    ),
+    "sinusoidal": (
+        SINUSOIDAL,
+        {
+            "dp2-zero3": (2, zero(3)),
+            "pp2": (2, {**PP2, **zero(1), "gradient_accumulation_steps": 4}),
         },
     ),
     # learning rates by group, and factors in the forward pass; the inner stages of four have no embedding and no head

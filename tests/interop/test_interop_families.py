@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.families import CLASSES, SEQ, VOCAB, assert_same_logits, loaded, saved, tokens
+from support.families import CLASSES, EAGER, SEQ, VOCAB, assert_same_logits, loaded, saved, tokens
 
 from neox.inference.generator import Generator
 from neox.inference.sampling import Sampling
@@ -45,6 +45,8 @@ MODELS = {
     ),
     "mistral": ("mistral", llama(sliding_window=7)),
     "mistral-global": ("mistral", llama(sliding_window=None)),
+    "mixtral": ("mixtral", llama(num_local_experts=3)),
+    "mixtral-top3": ("mixtral", llama(num_local_experts=5, num_experts_per_tok=3, sliding_window=7)),
     "gpt2": ("gpt2", {"vocab_size": VOCAB, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}),
     "neo": ("gpt_neo", shape(**NEO, attention_types=[[["global", "local"], 1], [["local"], 1]])),
     "neo-global": ("gpt_neo", shape(**NEO, attention_types=[[["global"], 3]])),
@@ -64,7 +66,7 @@ def round_trip(folder: Path, family: str, keys: dict) -> None:
     import_folder(folder / "theirs", folder / "ours")
     assert_same_logits(loaded(folder / "ours"), reference, ids)
     export_folder(folder / "ours", folder / "back", model_type=family)
-    again = CLASSES[family][1].from_pretrained(folder / "back", attn_implementation="eager").eval()
+    again = CLASSES[family][1].from_pretrained(folder / "back", **EAGER).eval()
     with torch.no_grad():
         assert torch.equal(again(ids).logits, reference(ids).logits), "moving weights changes no bit"
     import_folder(folder / "back", folder / "again")
@@ -79,7 +81,7 @@ def test_round_trip(name: str, tmp_path: Path) -> None:
     round_trip(tmp_path, family, keys)
 
 
-@pytest.mark.parametrize("name", ["neox", "llama-3", "llama-dynamic", "mistral", "gpt2", "neo"])
+@pytest.mark.parametrize("name", ["neox", "llama-3", "llama-dynamic", "mistral", "mixtral", "gpt2", "neo"])
 def test_greedy_generation_is_transformers(name: str, tmp_path: Path) -> None:
     family, keys = MODELS[name]
     longest = {"n_positions" if family == "gpt2" else "max_position_embeddings": 32 if "dynamic" in name else 96}
@@ -100,7 +102,7 @@ def odd_models(draw) -> tuple[str, dict]:
     """A family and a small, odd shape of it."""
     family = draw(st.sampled_from(list(CLASSES)))
     groups, size, half = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 5))
-    if family not in ("llama", "mistral"):
+    if family not in ("llama", "mistral", "mixtral"):
         size = 1
     heads, width = groups * size, 2 * half
     keys = {
@@ -128,8 +130,11 @@ def odd_models(draw) -> tuple[str, dict]:
         turning = draw(st.integers(1, half))
         return family, {**keys, "rotary_pct": turning / half, "use_parallel_residual": draw(st.booleans())}
     keys["num_key_value_heads"] = groups
-    if family == "mistral":
+    if family in ("mistral", "mixtral"):
         keys["sliding_window"] = draw(st.none() | st.integers(1, 30))
+    if family == "mixtral":
+        keys["num_local_experts"] = draw(st.integers(2, 6))
+        keys["num_experts_per_tok"] = draw(st.integers(2, keys["num_local_experts"]))
     return family, keys
 
 

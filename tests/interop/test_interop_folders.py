@@ -18,7 +18,7 @@ from neox.checkpoint.layout import CheckpointError
 from neox.config.errors import ConfigError
 from neox.interop import files
 from neox.interop.huggingface import export_folder, import_folder
-from neox.interop.keys import differences
+from neox.interop.keys import differences, read_model
 from neox.interop.names import FAMILIES
 
 KEYS = {
@@ -262,12 +262,30 @@ def test_any_checkpoint_finds_its_family() -> None:
     assert differences(neox, FAMILIES["gpt_neox"].table) == []
     gpt2 = small(activation="gelu_new", seq_length=8, init_method="xavier_normal", window_size=3)
     assert [name for name in FAMILIES if not differences(gpt2, FAMILIES[name].table)] == ["gpt2"]
-    mistral = small(
-        pos_emb="rotary",
-        norm="rmsnorm",
-        activation="swiglu",
-        use_bias_in_attn_linear=False,
-        use_bias_in_mlp=False,
-        sliding_window_width=4,
-    )
+    llama = {"pos_emb": "rotary", "norm": "rmsnorm", "activation": "swiglu"}
+    llama |= {"use_bias_in_attn_linear": False, "use_bias_in_mlp": False, "train_impl": "dpo"}
+    mistral = small(**llama, sliding_window_width=4)
     assert [name for name in FAMILIES if not differences(mistral, FAMILIES[name].table)] == ["mistral"]
+    mixtral = small(**llama, moe_num_experts=4, moe_top_k=2)
+    assert [name for name in FAMILIES if not differences(mixtral, FAMILIES[name].table)] == ["mixtral"]
+
+
+def test_a_single_expert_is_no_mixture_of_mixtral() -> None:
+    table = FAMILIES["mixtral"].table
+    with pytest.raises(ConfigError, match="num_experts_per_tok: 1 is not supported: a single expert counts as much as"):
+        read_model({"num_experts_per_tok": 1}, table)
+    with pytest.raises(ConfigError, match="num_local_experts: 1 is not supported"):
+        read_model({"num_local_experts": 1}, table)
+    llama = {
+        "pos_emb": "rotary",
+        "norm": "rmsnorm",
+        "rms_norm_epsilon": 1e-5,
+        "activation": "swiglu",
+        "no_weight_tying": True,
+    }
+    llama |= {"use_bias_in_attn_linear": False, "use_bias_in_mlp": False}
+    assert differences(small(**llama), table) == [
+        "moe_num_experts: 1 cannot be said there, only 2",
+        "moe_top_k: 1 cannot be said there, only 2",
+    ]
+    assert differences(small(**llama, moe_num_experts=4), table) == ["moe_top_k: 1 cannot be said there, only 2"]

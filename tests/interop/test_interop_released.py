@@ -66,6 +66,7 @@ RELEASED = {
     "llama3-70b": (llama(80, 8192, 64, 28_672, 8, **LLAMA3), 70_553_706_496),
     "llama3.2-1b": (llama(16, 2048, 32, 8192, 8, tie_word_embeddings=True, **LLAMA3), 1_235_814_400),
     "mistral-7b": (("mistral", MISTRAL), 7_241_732_096),
+    "mixtral-8x7b": (("mixtral", {}), 46_702_792_704),
 }
 
 

@@ -26,7 +26,13 @@ class Clock:
 
 
 def throughput(clock, **changes):
-    arguments = {"samples_per_step": 8, "seq_length": 16, "flops_per_token": 1e9, "processes": 4, "peak_tflops": None}
+    arguments = {
+        "samples_per_step": 8,
+        "tokens_per_sample": 16,
+        "flops_per_token": 1e9,
+        "processes": 4,
+        "peak_tflops": None,
+    }
     return Throughput(**arguments | changes, clock=clock)
 
 
@@ -64,7 +70,7 @@ def test_paused_time_is_left_out_when_the_evaluation_fails_too():
 
 def test_utilization_is_of_one_device():
     metrics = runtime_metrics(
-        seconds_per_step=2, samples_per_step=4, seq_length=50, flops_per_token=3e12, processes=2, peak_tflops=300
+        seconds_per_step=2, samples_per_step=4, tokens_per_sample=50, flops_per_token=3e12, processes=2, peak_tflops=300
     )
     # 100 tokens/s of 3 TFLOP each over 2 devices is 150 TFLOP/s on each
     assert metrics["runtime/model_flops_utilization"] == pytest.approx(0.5)
@@ -89,7 +95,7 @@ def test_what_is_not_known_is_left_out():
 @settings(deadline=None)  # machines are shared
 @given(st.floats(allow_nan=True, allow_infinity=True))
 def test_perplexity_never_raises(loss):
-    metrics = validation_metrics(loss)
+    metrics = validation_metrics({"lm_loss": loss})
     if loss < 700:
         assert metrics["validation/lm_loss_ppl"] == math.exp(loss)
     json.dumps(metrics)

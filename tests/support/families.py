@@ -17,6 +17,8 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     PreTrainedModel,
 )
 
@@ -28,10 +30,13 @@ from support.models import topology_of
 VOCAB = 131  # not a multiple of 128
 SEQ = 24
 
+# the plain formulas, which every family and shape has
+EAGER = {"attn_implementation": "eager", "experts_implementation": "eager"}
 CLASSES = {
     "gpt_neox": (GPTNeoXConfig, GPTNeoXForCausalLM),
     "llama": (LlamaConfig, LlamaForCausalLM),
     "mistral": (MistralConfig, MistralForCausalLM),
+    "mixtral": (MixtralConfig, MixtralForCausalLM),
     "gpt2": (GPT2Config, GPT2LMHeadModel),
     "gpt_neo": (GPTNeoConfig, GPTNeoForCausalLM),
 }
@@ -40,8 +45,7 @@ CLASSES = {
 def random_model(family: str, block_std: float, **keys) -> PreTrainedModel:
     """A model in which every weight, bias and norm matters; block_std: of the matrices of its blocks."""
     config_class, model_class = CLASSES[family]
-    # eager attention is the plain formula, which every family has
-    model = model_class._from_config(config_class(**keys), attn_implementation="eager").eval()
+    model = model_class._from_config(config_class(**keys), **EAGER).eval()
     generator = torch.Generator().manual_seed(5)
     for name, parameter in model.named_parameters():
         values = torch.randn(parameter.shape, generator=generator)

@@ -60,7 +60,9 @@ class Run:
             rollback=lambda: None,
             progress=Progress(),
             reporters=SimpleNamespace(report=lambda *_: None),
-            throughput=Throughput(samples_per_step=1, seq_length=8, flops_per_token=1, processes=1, peak_tflops=None),
+            throughput=Throughput(
+                samples_per_step=1, tokens_per_sample=8, flops_per_token=1, processes=1, peak_tflops=None
+            ),
             signals=Signals(SimpleNamespace(world_size=1, backend="gloo")),
             watchdog=Watchdog(None),
         )
@@ -78,9 +80,7 @@ class Run:
     def train_step(self, batches, *_):
         next(batches)
         self.reach("step")
-        return StepResult(
-            loss=torch.ones(()), auxiliary_loss=None, grad_norm=torch.ones(()), skipped=False, loss_scale=None
-        )
+        return StepResult(loss=torch.ones(()), measures={}, grad_norm=torch.ones(()), skipped=False, loss_scale=None)
 
     def evaluate(self) -> float:
         self.reach("evaluation")
