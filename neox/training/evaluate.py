@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from neox.config.sections import BatchConfig
-from neox.data.batches import batches
+from neox.data.batches import ahead, batches
 from neox.parallel.topology import Topology
 from neox.training.engine import Engine
 
@@ -15,6 +15,6 @@ def validation_loss(engine: Engine, dataset, batch: BatchConfig, iterations: int
 
     Every rank calls this.
     """
-    samples = batches(dataset, 0, batch, topology)
+    samples = ahead(batches(dataset, 0, batch, topology), topology.device)
     losses = [engine.eval_step(samples) for _ in range(iterations)]
     return torch.stack(losses).mean().item()
