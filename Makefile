@@ -45,7 +45,9 @@ bench: $(VENV)/.installed
 	$(RUN) tools/bench.py launch --json | $(RUN) tools/trend.py add benchmarks/ratios.jsonl
 	$(RUN) tools/trend.py show benchmarks/ratios.jsonl
 
-# on a machine with one CUDA GPU and its own torch build; needs nothing from the network
+# on a machine with one CUDA GPU of 80 GB and its own torch build; needs nothing from the network. Each line takes less than ten minutes
 gpu-check:
 	$(PYTHON) -m pytest tests/gpu
-	$(PYTHON) tools/bench.py train --device cuda
+	$(PYTHON) tools/bench.py train --device cuda --shape 125M 350M
+	$(PYTHON) tools/bench.py train --device cuda --shape 1.3B
+	$(PYTHON) tools/bench.py train --device cuda --shape 2.7B

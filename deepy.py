@@ -39,6 +39,7 @@ from neox.config.sizes import true_vocab_size
 from neox.config.surroundings import free_bytes
 from neox.launch.argv import LOCAL_ADDRESS, Node, launcher_argv, node_workers
 from neox.launch.cluster import check_installed, run_on_hosts
+from neox.launch.cores import usable_cores
 from neox.launch.orders import Orders
 from neox.launch.plan import Plan
 from neox.launch.plan_page import print_plan
@@ -225,8 +226,7 @@ def _start(script: Path, resolved: Resolved, notes: list[str], folder: Path, dry
     processes = config.parallel.world_size
     address = launch.master_addr or LOCAL_ADDRESS
     node = Node(0, tuple(range(processes)), processes, address, free, launch.network_interface)
-    cores = len(os.sched_getaffinity(0))
-    workers = node_workers(node, argv, root=str(ROOT), environ=os.environ, cores=cores, devices=cuda_devices())
+    workers = node_workers(node, argv, root=str(ROOT), environ=os.environ, cores=usable_cores(), devices=cuda_devices())
     commands = [worker.command() for worker in workers]
     return Start(commands, lambda: supervise(workers, max_restarts=launch.max_restarts), holder)
 

@@ -26,16 +26,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from neox.config.errors import ConfigError
 from neox.config.resolve import cuda_devices
 from neox.config.sections import TokenizerConfig
+from neox.launch.cores import usable_cores
 from tools.benchmarks.checkpoint import CheckpointBench, bench_checkpoint, print_checkpoint
 from tools.benchmarks.data import DataBench, bench_data, print_data_result
 from tools.benchmarks.launch import LaunchBench, bench_launch, print_launch
 from tools.benchmarks.memory import CASES, bench_memory, print_memory
 from tools.benchmarks.plain import PRECISIONS
-from tools.benchmarks.shapes import SHAPES, cores
+from tools.benchmarks.shapes import SHAPES
 from tools.benchmarks.train import TrainBench, bench_train, print_result
 
 # by device: what is measured where nothing is said
-DEFAULT_SHAPES = {"cpu": ("quickstart", "125M"), "cuda": ("125M", "350M")}
+DEFAULT_SHAPES = {"cpu": ("quickstart", "125M"), "cuda": ("125M", "350M", "1.3B", "2.7B")}
 DEFAULT_PRECISIONS = {"cpu": ("fp32", "bf16"), "cuda": ("bf16",)}
 ROUNDS = 8
 WRONG_INPUT = 2
@@ -68,7 +69,8 @@ def _train(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         device=options.device,
         shapes=tuple(options.shape or DEFAULT_SHAPES[options.device]),
         precisions=tuple(options.precision or DEFAULT_PRECISIONS[options.device]),
-        compiled=options.device == "cuda" if options.compiled is None else options.compiled,
+        compiled=(options.device == "cuda",) if options.compiled is None else (False, True)[: 1 + options.compiled],
+        local=options.device == "cuda" if options.local is None else options.local,
         rounds=ROUNDS if options.steps is None else min(ROUNDS, options.steps),
         steps_per_turn=None if options.steps is None else -(-options.steps // ROUNDS),
         seq_length=options.seq,
@@ -137,7 +139,12 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--compiled",
         action=argparse.BooleanOptionalAction,
-        help="measure both under torch.compile too (by default on a GPU)",
+        help="measure both under torch.compile too (on a GPU they are only measured so by default)",
+    )
+    train.add_argument(
+        "--local",
+        action=argparse.BooleanOptionalAction,
+        help="measure the product with windows in every other layer too (by default on a GPU)",
     )
     train.set_defaults(run=_train, show=print_result)
 
@@ -156,7 +163,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     data.add_argument("--merge-file", default="data/gpt2-merges.txt", metavar="FILE", help="merges of GPT2BPETokenizer")
     data.add_argument("--megabytes", type=float, default=100.0, metavar="MB", help="text to encode (100)")
-    data.add_argument("--workers", type=_positive, nargs="+", default=[1, cores()], metavar="N", help="numbers to try")
+    data.add_argument(
+        "--workers", type=_positive, nargs="+", default=[1, usable_cores()], metavar="N", help="numbers to try"
+    )
     data.add_argument("--rounds", type=_positive, default=3, metavar="N", help="turns of each contestant (3)")
     data.set_defaults(run=_data, show=print_data_result)
     return parser

@@ -28,6 +28,7 @@ from neox.config.errors import ConfigError
 from neox.config.gpus import GPUS
 from neox.config.load import did_you_mean
 from neox.config.read import read_config
+from neox.config.sections import Config
 from neox.config.sizes import flops_per_token
 from neox.config.step_time import EFFICIENCY, GPUS_PER_NODE, NETWORK_GB_PER_SECOND, Cluster
 from neox.launch.search import Found, Layout, keeps_rules, reckon, search
@@ -164,13 +165,20 @@ def _row(layout: Layout, vocab_size: int) -> list[str]:
         str(config.optimization.zero_stage),
         str(config.batch.train_micro_batch_size_per_gpu),
         str(config.batch.gradient_accumulation_steps),
-        "yes" if config.recompute.checkpoint_activations else "no",
+        _recomputed(config),
         f"{layout.memory.total / 2**30:.1f}",
         f"{layout.tokens_per_second:,.0f}",
         f"{_tflops(layout, vocab_size):.0f}",
         f"{time.total:.3g}",
         *(f"{part / time.total:.0%}" for part in (time.products + time.recomputation, links, time.pipeline)),
     ]
+
+
+def _recomputed(config: Config) -> str:
+    if not config.recompute.checkpoint_activations:
+        return "no"
+    some = config.recompute.recompute_num_layers
+    return "yes" if some is None else f"{some} blocks"
 
 
 def _tflops(layout: Layout, vocab_size: int) -> float:

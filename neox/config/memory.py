@@ -116,12 +116,13 @@ class _Work:
         inner = width * tokens * ffn_width(model) * (2 if is_gated(model) else 1) // tensor
         layers = layers_of_stage(model, stages, stage)
         sizes = [_block_bytes(config, tokens, width, mixture) for mixture in layers]
-        kept, recomputed = sum(sizes), 0
-        if config.recompute.checkpoint_activations:
-            # a pipeline recomputes block by block
-            together = config.recompute.checkpoint_num_layers if stages == 1 else 1
-            runs = [sum(sizes[first : first + together]) for first in range(0, len(sizes), together)]
-            kept, recomputed = len(runs) * hidden, max(runs) - hidden
+        # the first blocks are recomputed, by a pipeline one by one; then what the last ones keep has been let go
+        again = config.recompute.recomputed_blocks(len(sizes))
+        together = config.recompute.checkpoint_num_layers if stages == 1 else 1
+        runs = [sum(sizes[first : min(first + together, again)]) for first in range(0, again, together)]
+        kept_whole = sum(sizes[again:])
+        kept = len(runs) * hidden + kept_whole
+        recomputed = max(0, max(runs) - hidden - kept_whole) if runs else 0
         micro_batches = config.batch.gradient_accumulation_steps
         kept *= min(stages - stage, micro_batches)
         logits = loss = head_gradient = embedding_gradients = 0

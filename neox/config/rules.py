@@ -306,6 +306,14 @@ def recomputed_blocks_fit(config: Any) -> Complaints:
             "checkpoint_num_layers num_layers",
             f"{together} blocks cannot be recomputed together where num_layers is {layers}",
         )
+    some = config.recompute.recompute_num_layers
+    if some is not None and not config.recompute.checkpoint_activations:
+        yield "recompute_num_layers", "nothing is recomputed: give checkpoint_activations: true too"
+    if some is not None and not together <= some <= layers:
+        yield (
+            "recompute_num_layers checkpoint_num_layers num_layers",
+            f"{some} blocks are recomputed: at least checkpoint_num_layers ({together}), and at most num_layers ({layers})",
+        )
 
 
 def rates_are_in_order(config: Any) -> Complaints:

@@ -405,6 +405,17 @@ class RecomputeConfig(Section):
         False, description="keep only the input of each block and compute the rest again in the backward pass"
     )
     checkpoint_num_layers: PositiveInt = Field(1, description="blocks recomputed together")
+    recompute_num_layers: PositiveInt | None = Field(
+        None,
+        description="with checkpoint_activations, how many blocks of each pipeline stage are recomputed, the first ones; all by "
+        "default. The others keep what they computed: as few as fit in memory are fastest",
+    )
+
+    def recomputed_blocks(self, blocks: int) -> int:
+        """How many of a stage's blocks are recomputed: the first ones, whose backward pass comes when the others have let go."""
+        if not self.checkpoint_activations:
+            return 0
+        return blocks if self.recompute_num_layers is None else min(self.recompute_num_layers, blocks)
 
 
 class CheckpointConfig(Section):

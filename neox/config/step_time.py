@@ -90,17 +90,18 @@ def _stage_time(config: Config, vocab_size: int, cluster: Cluster, stage: int) -
     passes = weight_flops(model) / 2  # forward, one or two backward, and forward in a reference
     forward = max(block_flops / passes / rate, ZERO3_LAUNCH_SECONDS if zero == 3 else LAUNCH_SECONDS)
     products = passes * blocks * forward + (head_flops / rate if stage == stages - 1 else 0.0)
-    recomputes = config.recompute.checkpoint_activations
-    recomputation = blocks * forward if recomputes else 0.0
+    recomputed = config.recompute.recomputed_blocks(blocks)
+    recomputation = recomputed * forward
 
     # each block sums hidden states over the group twice forward and twice backward, twice more where it is recomputed, and twice
     # in a reference
     hidden = width * tokens * model.hidden_size
-    sums = blocks * (4 + 2 * recomputes + 2 * has_reference(model))
+    sums = 4 * blocks + 2 * recomputed + 2 * blocks * has_reference(model)
     # a mixture of experts sums its results for each expert of a token, and sends them there and back, forward and backward
-    mixtures = sum(layers_of_stage(model, stages, stage))
-    routed = mixtures * (6 if recomputes else 4) * model.moe_top_k
-    sums += routed / 2 - mixtures * (3 if recomputes else 2)
+    mixtures = layers_of_stage(model, stages, stage)
+    passed = 4 * sum(mixtures) + 2 * sum(mixtures[:recomputed])
+    routed = passed * model.moe_top_k
+    sums += (routed - passed) / 2
     together = tensor * parallel.expert_size
     expert_parallel = routed * gather_bytes(hidden, parallel.expert_size) / cluster.bytes_per_second(together)
     tensor_parallel = sums * all_reduce_bytes(hidden, tensor) / cluster.bytes_per_second(tensor)

@@ -7,6 +7,7 @@ takes for its micro-batch m the samples from (m * D + d) * micro on, where D is 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 
 import torch
@@ -26,6 +27,10 @@ class Batch:
     documents: torch.Tensor | None = None  # int64, equal for the tokens of one document; with reset_attention_mask
     positions: torch.Tensor | None = None  # int64, counted from the document's beginning; with reset_position_ids
 
+    def pinned(self) -> Batch:
+        """The same in memory that a GPU reads by itself, while the host goes on."""
+        return Batch(**{name: part.pin_memory() for name, part in vars(self).items() if part is not None})
+
 
 def batches(dataset: Sequence[dict], consumed: int, batch: BatchConfig, topology: Topology) -> Iterator[Batch]:
     """The micro-batches of this replica from `consumed` samples on, without end: past its last sample the dataset begins
@@ -37,6 +42,18 @@ def batches(dataset: Sequence[dict], consumed: int, batch: BatchConfig, topology
     while True:
         yield _collate([dataset[index % len(dataset)] for index in range(start, start + size)])
         start += samples_per_round
+
+
+def ahead(endless: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """The same batches; for a GPU one is read ahead and pinned while the one before it is computed with."""
+    if device.type != "cuda":
+        yield from endless  # the processor is busy with the model
+        return
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(lambda: next(endless).pinned())
+        while True:
+            batch, coming = coming.result(), reader.submit(lambda: next(endless).pinned())
+            yield batch
 
 
 def _collate(samples: list[dict]) -> Batch:

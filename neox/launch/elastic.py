@@ -19,6 +19,7 @@ from pathlib import Path
 
 from neox.config.resolve import cuda_devices
 from neox.launch.argv import Node, node_workers
+from neox.launch.cores import usable_cores
 from neox.launch.node import Ending, end_with_launcher, obey
 from neox.launch.orders import Orders
 from neox.launch.restarts import DONE, FAILED
@@ -51,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
         arguments.script,
         root=str(ROOT),
         environ=environ,
-        cores=len(os.sched_getaffinity(0)),
+        cores=usable_cores(),
         devices=cuda_devices(environ),
     )[local_rank]
     threading.Thread(target=obey, args=(orders,), daemon=True).start()

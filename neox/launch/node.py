@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 
 from neox.config.resolve import cuda_devices
 from neox.launch.argv import Node, node_workers
+from neox.launch.cores import usable_cores
 from neox.launch.orders import Orders
 from neox.launch.restarts import DONE, FAILED, REFUSED, Failure
 from neox.launch.supervise import FORWARDED, Supervisor
@@ -94,7 +95,7 @@ def main(argv: Sequence[str]) -> int:
         arguments.script,
         root=os.environ["PYTHONPATH"].split(":")[0],
         environ=of_workers,
-        cores=len(os.sched_getaffinity(0)),
+        cores=usable_cores(),
         devices=cuda_devices(environ),
     )
     threading.Thread(target=obey, args=(orders,), daemon=True).start()

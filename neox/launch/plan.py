@@ -243,6 +243,8 @@ def smaller(config: Config) -> Iterator[tuple[str, Config]]:
     batch, zero = config.batch, config.optimization.zero_optimization
     if not config.recompute.checkpoint_activations:
         yield "checkpoint_activations: true", updated(config, {"checkpoint_activations": True})
+    elif config.recompute.recompute_num_layers is not None:
+        yield "recompute_num_layers: null", updated(config, {"recompute_num_layers": None})
     if config.parallel.data_size > 1 and zero.stage < _highest_stage(config):
         further = zero.model_copy(update={"stage": zero.stage + 1})
         yield f"zero_optimization.stage: {zero.stage + 1}", updated(config, {"zero_optimization": further})

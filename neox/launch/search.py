@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from neox.config.draft import Draft, updated
+from neox.config.gpus import Gpu
 from neox.config.memory import Memory, memory
 from neox.config.rules import RULES, TRAINING_RULES, vocabulary_fits
 from neox.config.sections import Config
+from neox.config.sizes import blocks_of_stage
 from neox.config.step_time import Cluster, StepTime, step_time
 
 LARGEST_MICRO_BATCH = 64
@@ -43,7 +45,12 @@ class Layout:
             "train_micro_batch_size_per_gpu": config.batch.train_micro_batch_size_per_gpu,
             "gradient_accumulation_steps": config.batch.gradient_accumulation_steps,
             "checkpoint_activations": config.recompute.checkpoint_activations,
+            "recompute_num_layers": config.recompute.recompute_num_layers,
         }
+
+    def fits(self, gpu: Gpu) -> bool:
+        """Whether the GPU has the memory."""
+        return self.memory.total <= gpu.memory_bytes
 
 
 @dataclass(frozen=True)
@@ -58,16 +65,39 @@ class Found:
 def search(config: Config, vocab_size: int, cluster: Cluster) -> Found:
     """Try every layout of the configuration on its number of processes."""
     tried, fitting, smallest = 0, [], None
+    fits = False
     for candidate in candidates(config, vocab_size, cluster.gpus_per_node):
         layout = reckon(candidate, vocab_size, cluster)
         tried += 1
         if smallest is None or layout.memory.total < smallest.memory.total:
             smallest = layout
-        if layout.memory.total <= cluster.gpu.memory_bytes:
+        # each layout comes without recomputation first
+        needs_recomputation = candidate.recompute.checkpoint_activations and not fits
+        fits = layout.fits(cluster.gpu)
+        if fits:
             fitting.append(layout)
+        if fits and needs_recomputation:
+            fitting += _with_fewest_recomputed(layout, vocab_size, cluster)
     # of equally fast ones the one that leaves more room
     fitting.sort(key=lambda layout: (-layout.tokens_per_second, layout.memory.total))
     return Found(tried, fitting, smallest)
+
+
+def _with_fewest_recomputed(layout: Layout, vocab_size: int, cluster: Cluster) -> list[Layout]:
+    """The layout, which recomputes all blocks and fits, with as few of them as still fit; none where it takes all."""
+    config, found = layout.config, []
+    fewest, enough = (
+        config.recompute.checkpoint_num_layers,
+        blocks_of_stage(config.model.num_layers, config.parallel.pipe_size, 0),
+    )
+    while fewest < enough:
+        some = (fewest + enough) // 2
+        tried = reckon(updated(config, {"recompute_num_layers": some}), vocab_size, cluster)
+        if tried.fits(cluster.gpu):
+            enough, found = some, [tried]
+        else:
+            fewest = some + 1
+    return found
 
 
 def reckon(config: Config, vocab_size: int, cluster: Cluster) -> Layout:
@@ -120,5 +150,6 @@ def _with_batches(layout: Config) -> Iterator[Config]:
                 "train_micro_batch_size_per_gpu": micro,
                 "gradient_accumulation_steps": of_replica // micro,
                 "checkpoint_activations": recomputes,
+                "recompute_num_layers": None,
             }
             yield updated(layout, keys)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -11,9 +13,9 @@ from neox.config.shapes import has_qkv_bias, head_width, is_causal, kv_heads, qk
 from neox.model.cache import KeyValueCache
 from neox.model.documents import Documents
 from neox.model.heads import split_heads
-from neox.model.kernels import attend
+from neox.model.kernels import attend, kernel_for
 from neox.model.linear import ColumnLinear, RowLinear, Sharding
-from neox.model.masks import cached_mask, needs_mask, sequence_mask
+from neox.model.masks import cached_mask, needs_mask
 from neox.model.norms import norm
 from neox.model.relative import position_bias
 from neox.model.rotary import rotary_of, rotary_tables
@@ -49,6 +51,15 @@ class Attention(nn.Module):
             model.hidden_size, model.hidden_size, bias=model.use_bias_in_attn_linear, sharding=sharding
         )
 
+    def prepare(self, documents: Documents | None, hidden: Tensor) -> None:
+        """Have the mask of documents made, if this is the first layer that reads it; call it before the layer, which may be compiled."""
+        if documents is None or documents.numbers is None:
+            return
+        drops = self.training and self.dropout > 0
+        kernel = kernel_for("documents", device=hidden.device, dtype=hidden.dtype, head_dim=self.head_dim, drops=drops)
+        blocks = kernel == "flex" and self.position_bias is None
+        documents.prepare(self.window, causal=self.causal, blocks=blocks)
+
     def forward(self, hidden: Tensor, cache: KeyValueCache | None = None, documents: Documents | None = None) -> Tensor:
         packed = self.query_key_value(hidden)
         # a split sequence is whole from here to the output projection
@@ -58,15 +69,15 @@ class Attention(nn.Module):
             queries, keys, values = packed.split((self.group_size, 1, 1), dim=3)
             packed = torch.cat((self.query_norm(queries), self.key_norm(keys), values), dim=3)
         queries, keys, values = split_heads(packed, *self._angles(seq, cache, documents, hidden.device))
-        mask, causal = self._mask(seq, cache, documents, hidden.device)
+        seen = self._seen(seq, cache, documents, hidden.device)
         if cache is not None:
             keys, values = cache.append(self.layer, keys, values)
         if self.training and self.dropout:
             # the heads, and so the probabilities, are split over the ranks
             with tensor_parallel_rng(self.sharding.topology):
-                mixed = attend(queries, keys, values, mask=mask, causal=causal, scale=self.scale, dropout=self.dropout)
+                mixed = attend(queries, keys, values, **seen, scale=self.scale, dropout=self.dropout)
         else:
-            mixed = attend(queries, keys, values, mask=mask, causal=causal, scale=self.scale)
+            mixed = attend(queries, keys, values, **seen, scale=self.scale)
         return self.dense(mixed.permute(2, 0, 1, 3).reshape(seq, batch, -1))
 
     def _angles(
@@ -92,10 +103,10 @@ class Attention(nn.Module):
         """cos and sin of all positions, each (length, dims / 2); a constant to torch's compiler (neox/model/compiled.py)."""
         return rotary_tables(self.rotary, length, device, seen)
 
-    def _mask(
+    def _seen(
         self, seq: int, cache: KeyValueCache | None, documents: Documents | None, device: torch.device
-    ) -> tuple[Tensor | None, bool]:
-        """What is added to the scores or hides them, and whether plain causality is to hide what comes later."""
+    ) -> dict[str, Any]:
+        """Which tokens see which, as `attend` takes it."""
         past = 0 if cache is None else cache.length
         apart = documents is not None and documents.numbers is not None
         if self.position_bias is not None:
@@ -104,11 +115,13 @@ class Attention(nn.Module):
                 bias = bias.masked_fill(~cached_mask(cache, seq, self.window), -torch.inf)
             if apart:
                 bias = bias.masked_fill(~documents.mask(self.window), -torch.inf)
-            return bias, False
+            return {"mask": bias}
         if apart:
-            return documents.mask(self.window, self.causal), False
+            return {"mask": documents.mask(self.window)}
         if not self.causal:
-            return None, False
-        if not needs_mask(cache, seq, self.window):
-            return None, past == 0
-        return sequence_mask(seq, self.window, device) if cache is None else cached_mask(cache, seq, self.window), False
+            return {}
+        if cache is None:
+            return {"causal": True, "window": self.window if self.window and self.window < seq else None}
+        if needs_mask(cache, seq, self.window):
+            return {"mask": cached_mask(cache, seq, self.window)}
+        return {"causal": past == 0}

@@ -96,8 +96,7 @@ class GPT(nn.Module):
         self.config = model
         self.vocab_size = vocab_size
         self.topology = topology
-        recomputes = recompute is not None and recompute.checkpoint_activations
-        self.blocks_per_checkpoint = recompute.checkpoint_num_layers if recomputes else None
+        self.recompute = recompute or RecomputeConfig()
         specs = layer_specs(model, vocab_size=vocab_size, topology=topology, sequence_parallel=sequence_parallel)
         # a tied head is the last spec and has no weights of its own
         self.layers = nn.ModuleList(spec.build() for spec in specs if spec.forward is None)
@@ -126,24 +125,24 @@ class GPT(nn.Module):
         """
         depth = self.config.num_layers
         hidden = self.layers[0](tokens, cache, documents=documents)
-        if self.blocks_per_checkpoint and self.training and torch.is_grad_enabled():
-            auxiliary = []
-            for first in range(0, depth, self.blocks_per_checkpoint):
-                last = min(first + self.blocks_per_checkpoint, depth)
-                hidden, added = checkpoint(
-                    self._blocks,
-                    first,
-                    last,
-                    hidden,
-                    documents=documents,
-                    use_reentrant=False,
-                    preserve_rng_state=has_dropout(self.config),
-                )
-                auxiliary += added
-        else:
-            hidden, auxiliary = self._blocks(0, depth, hidden, cache, documents)
+        differentiates = self.training and torch.is_grad_enabled()
+        recomputed = self.recompute.recomputed_blocks(depth) if differentiates else 0
+        auxiliary = []
+        for first in range(0, recomputed, self.recompute.checkpoint_num_layers):
+            last = min(first + self.recompute.checkpoint_num_layers, recomputed)
+            hidden, added = checkpoint(
+                self._blocks,
+                first,
+                last,
+                hidden,
+                documents=documents,
+                use_reentrant=False,
+                preserve_rng_state=has_dropout(self.config),
+            )
+            auxiliary += added
+        hidden, added = self._blocks(recomputed, depth, hidden, cache, documents)
         if losses is not None:
-            losses += auxiliary
+            losses += auxiliary + added
         if cache is not None:
             cache.length += tokens.shape[1]
         hidden = self.layers[depth + 1](hidden[-1:] if last_only else hidden)
@@ -160,8 +159,10 @@ class GPT(nn.Module):
         """Hidden states behind the blocks, and their auxiliary losses: in a list of this call, which may be a recomputation."""
         losses: list[Tensor] = []
         for index in range(first, last):
+            block = self.layers[1 + index]
+            block.attention.prepare(documents, hidden)
             # by name: ZeRO 3 looks for tensors in what comes by place
-            hidden = self.layers[1 + index](hidden, cache, documents=documents, losses=losses)
+            hidden = block(hidden, cache, documents=documents, losses=losses)
         return hidden, losses
 
     def new_cache(self, batch_size: int, max_length: int, padding: Tensor | None = None) -> KeyValueCache:

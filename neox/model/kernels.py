@@ -1,14 +1,52 @@
-"""The one place that chooses how attention is computed: torch's scaled_dot_product_attention and the kernels below it.
+"""The one place that chooses how attention is computed, by the device, the type of numbers and what is seen.
 
-All of them compute the scores and the softmax in fp32, also for fp16 and bf16 inputs. Without a mask torch takes its
-flash kernels; with one it takes those that read masks, which on CUDA know no groups and want a bias in the queries' type.
+    all before, or both ways    torch's scaled_dot_product_attention without a mask, which takes its flash kernels
+    a window, on a GPU          flash-attn where it is installed, else FlexAttention
+    documents, on a GPU         FlexAttention
+    anything else               scaled_dot_product_attention with a mask of (queries, keys)
+
+FlexAttention (Dong et al., 2024, arXiv:2412.05496) skips what is hidden by blocks, so that a window costs less than the whole and no
+mask of (seq, seq) is held. All kernels compute the scores and the softmax in fp32, also for fp16 and bf16 inputs.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+from neox.model.masks import sequence_blocks, sequence_mask
+
+Kernel = Literal["sdpa", "flex", "flash_attn"]
+HALVES = (torch.float16, torch.bfloat16)
+AMPERE = (8, 0)  # the first GPUs that all of these kernels know
+
+
+@lru_cache
+def kernel_for(
+    seen: Literal["window", "documents"], *, device: torch.device, dtype: torch.dtype, head_dim: int, drops: bool
+) -> Kernel:
+    """What computes attention over whole sequences of which a token sees its window, or its document.
+
+    drops: probabilities are dropped out.
+    """
+    if device.type != "cuda" or dtype not in HALVES or torch.cuda.get_device_capability(device) < AMPERE:
+        return "sdpa"
+    if seen == "window" and head_dim <= 256 and find_spec("flash_attn"):
+        return "flash_attn"
+    return "flex" if head_dim >= 16 and not drops and _compiles_kernels() else "sdpa"
+
+
+def _compiles_kernels() -> bool:
+    """Whether Triton finds the C compiler that it starts its kernels with."""
+    return any((os.environ.get("CC"), shutil.which("gcc"), shutil.which("clang")))
 
 
 def attend(
@@ -16,22 +54,50 @@ def attend(
     keys: Tensor,
     values: Tensor,
     *,
-    mask: Tensor | None = None,
+    mask: Tensor | BlockMask | None = None,
     causal: bool = False,
+    window: int | None = None,
     scale: float,
     dropout: float = 0.0,
 ) -> Tensor:
     """softmax(scale * queries keys^T + mask) values, (batch, heads, seq, head_dim).
 
     queries: (batch, heads, seq, head_dim). keys and values: (batch, groups, keys, head_dim), each group shared by
-    heads / groups consecutive heads. mask: bool, True where a key is seen, or a bias of the scores; causal: instead of a
-    mask, each query sees itself and what is before it.
+    heads / groups consecutive heads. mask: bool, True where a key is seen, or a bias of the scores, or FlexAttention's. causal:
+    instead of a mask, each query sees itself and what is before it; window: of this, the last so many.
     """
+    if window is not None:
+        assert causal and mask is None
+        device, seq = queries.device, queries.shape[2]
+        kernel = kernel_for("window", device=device, dtype=queries.dtype, head_dim=queries.shape[3], drops=dropout > 0)
+        if kernel == "flash_attn":
+            return _flash_attn(queries, keys, values, window, scale, dropout)
+        causal, mask = False, (sequence_blocks if kernel == "flex" else sequence_mask)(seq, window, device)
     group_size = queries.shape[1] // keys.shape[1]
+    if isinstance(mask, BlockMask):
+        flex = flex_attention if torch.compiler.is_compiling() else _compiled_flex()
+        return flex(queries, keys, values, block_mask=mask, scale=scale, enable_gqa=group_size > 1)
     if mask is not None and queries.is_cuda:
+        # the kernels that read masks know no groups, and want a bias in the queries' type
         mask = mask if mask.dtype == torch.bool else mask.to(queries.dtype)
         keys, values = keys.repeat_interleave(group_size, 1), values.repeat_interleave(group_size, 1)
         group_size = 1
     return F.scaled_dot_product_attention(
         queries, keys, values, mask, dropout, is_causal=causal, scale=scale, enable_gqa=group_size > 1
     )
+
+
+@lru_cache(maxsize=1)
+def _compiled_flex():
+    """FlexAttention is made to be compiled: as it is it holds all scores. Where a block is compiled it is part of that graph."""
+    return torch.compile(flex_attention)
+
+
+def _flash_attn(queries: Tensor, keys: Tensor, values: Tensor, window: int, scale: float, dropout: float) -> Tensor:
+    """The package flash-attn (Dao, 2023, arXiv:2307.08691), whose tensors are (batch, seq, heads, head_dim)."""
+    from flash_attn import flash_attn_func  # noqa: PLC0415 (optional package)
+
+    by_token = (part.transpose(1, 2) for part in (queries, keys, values))
+    # it counts the tokens to the left of a query, without itself
+    mixed = flash_attn_func(*by_token, dropout_p=dropout, softmax_scale=scale, causal=True, window_size=(window - 1, 0))
+    return mixed.transpose(1, 2)

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from neox.model.cache import KeyValueCache
 
@@ -27,6 +28,16 @@ def sequence_mask(length: int, window: int | None, device: torch.device) -> Tens
     return visible(distances(0, length, device), window)
 
 
+@lru_cache(maxsize=4)
+def sequence_blocks(length: int, window: int | None, device: torch.device) -> BlockMask:
+    """The same for FlexAttention: which blocks of the mask are seen in whole, in part or not at all."""
+
+    def seen(_row: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return visible(query - key, window)
+
+    return create_block_mask(seen, None, None, length, length, device=device)
+
+
 def cached_mask(cache: KeyValueCache, new: int, window: int | None) -> Tensor:
     """(batch or 1, 1, new, keys) bool: the tokens that the cache holds, and the new ones that follow them."""
     distance = distances(cache.length, cache.length + new, cache.device)
@@ -38,9 +49,8 @@ def cached_mask(cache: KeyValueCache, new: int, window: int | None) -> Tensor:
     return mask
 
 
-def needs_mask(cache: KeyValueCache | None, new: int, window: int | None) -> bool:
+def needs_mask(cache: KeyValueCache, new: int, window: int | None) -> bool:
     """Whether causality among the new tokens alone, or no mask at all for one token, would not say the same."""
-    total = new if cache is None else cache.length + new
-    if window is not None and window < total:
+    if window is not None and window < cache.length + new:
         return True
-    return cache is not None and (cache.padding is not None or (cache.length > 0 and new > 1))
+    return cache.padding is not None or (cache.length > 0 and new > 1)

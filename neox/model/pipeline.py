@@ -34,24 +34,27 @@ _TIE = "embedding"
 
 
 class Stage(PipelineModule):
-    """The layers of one process, run on one micro-batch after another. Activation checkpointing is per block: groups of blocks
-    would depend on where the stages are cut.
+    """The layers of one process, run on one micro-batch after another. Blocks are recomputed one by one: groups of blocks would
+    depend on where the stages are cut.
 
     documents: those of the micro-batches to come, in their order, which every schedule of forward passes keeps; set it before each
     step of a run whose samples tell documents apart.
     """
 
-    def __init__(self, *, recompute: bool, dropout: bool, **arguments):
+    def __init__(self, *, recompute: RecomputeConfig, dropout: bool, **arguments):
         super().__init__(**arguments)
         self.documents: Iterator[Documents | None] = repeat(None)
-        self._recompute = recompute
+        blocks = [layer for layer in self.forward_funcs if isinstance(layer, Block)]
+        self._recomputed = set(blocks[: recompute.recomputed_blocks(len(blocks))])
         self._dropout = dropout
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Tokens (batch, seq) on the first stage or hidden states -> hidden states, or on the last stage logits."""
         documents = next(self.documents)
         for layer in self.forward_funcs:
-            if isinstance(layer, Block) and self._recompute:
+            if isinstance(layer, Block):
+                layer.attention.prepare(documents, hidden)
+            if layer in self._recomputed:
                 hidden = checkpoint(
                     layer, hidden, documents=documents, use_reentrant=False, preserve_rng_state=self._dropout
                 )
@@ -84,7 +87,7 @@ def pipeline_module(
 
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its layers; the plan has said where they are
         stage = Stage(
-            recompute=recompute is not None and recompute.checkpoint_activations,
+            recompute=recompute or RecomputeConfig(),
             dropout=has_dropout(model),
             layers=[_stage_layer(spec) for spec in specs],
             topology=PipeModelDataParallelTopology(

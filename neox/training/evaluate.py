@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from neox.config.sections import BatchConfig
-from neox.data.batches import batches
+from neox.data.batches import ahead, batches
 from neox.parallel.topology import Topology
 from neox.training.engine import Engine
 
@@ -16,6 +16,6 @@ def validation_means(
     """`lm_loss` and what else the objective measures, in the mean over the first `iterations` global batches: the same samples each
     time, so that points of a curve compare. Every rank calls this.
     """
-    samples = batches(dataset, 0, batch, topology)
+    samples = ahead(batches(dataset, 0, batch, topology), topology.device)
     steps = [engine.eval_step(samples) for _ in range(iterations)]
     return {name: torch.stack([step[name] for step in steps]).mean().item() for name in steps[0]}

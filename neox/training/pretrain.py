@@ -18,7 +18,7 @@ from neox.config.flat import flat_values, to_yaml
 from neox.config.sections import CheckpointConfig, Config
 from neox.config.shapes import tokens_per_sample
 from neox.config.sizes import flops_per_token, true_vocab_size
-from neox.data.batches import batches
+from neox.data.batches import ahead, batches
 from neox.data.datasets import build_datasets
 from neox.data.files import write_durably
 from neox.data.fingerprint import Fact, changes, fingerprint
@@ -116,7 +116,9 @@ def pretrain(config: Config) -> Outcome:
             outcome = train(
                 config,
                 engine=engine,
-                batches=batches(datasets.train, progress.consumed_samples, config.batch, topology),
+                batches=ahead(
+                    batches(datasets.train, progress.consumed_samples, config.batch, topology), topology.device
+                ),
                 evaluate=evaluate if datasets.valid is not None and config.evaluation.eval_iters > 0 else None,
                 save=save if saver else None,
                 guard=Guard(optimization, topology, progress.usual_loss) if guarded else None,

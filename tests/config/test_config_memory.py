@@ -124,6 +124,7 @@ def test_what_is_offloaded_is_not_on_the_gpu():
         {"gradient_accumulation_steps": 1},
         {"bf16": {}, "num_gpus": 2},
         {"checkpoint_activations": True, "checkpoint_num_layers": 2},
+        {"checkpoint_activations": True, "recompute_num_layers": 3},
         {"num_gpus": 2, "pipe_parallel_size": 2},
         {"num_gpus": 4, "zero_optimization": zero(2), "gradient_accumulation_steps": 1},
         {"num_gpus": 4, "zero_optimization": zero(3)},
@@ -217,3 +218,22 @@ def test_recomputation_keeps_the_inputs_of_its_groups():
     pair = {"checkpoint_num_layers": 2}
     assert activations(num_layers=8, **pair) - activations(num_layers=4, **pair) == 2 * hidden
     assert activations(num_layers=4) < activations(num_layers=4, **pair) < memory_of(num_layers=4).activations
+
+
+def test_the_fewer_blocks_are_recomputed_the_more_is_kept():
+    sizes = [memory_of(num_layers=8).activations]
+    for blocks in range(1, 9):
+        sizes.append(memory_of(num_layers=8, checkpoint_activations=True, recompute_num_layers=blocks).activations)
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] == memory_of(num_layers=8, checkpoint_activations=True).activations
+    # each block but the one that goes backward keeps its input alone
+    block, hidden = sizes[0] - memory_of(num_layers=7).activations, 4 * 2 * 32 * 64
+    assert sizes[0] - sizes[4] == 4 * (block - hidden)
+
+
+def test_the_model_keeps_what_the_blocks_that_are_not_recomputed_need():
+    some, all_of_them = (
+        config_of(num_layers=4, checkpoint_activations=True, recompute_num_layers=blocks) for blocks in (1, 3)
+    )
+    planned = memory(some, VOCAB).activations - memory(all_of_them, VOCAB).activations
+    assert planned == pytest.approx(kept_bytes(some) - kept_bytes(all_of_them), rel=0.03)

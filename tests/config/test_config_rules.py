@@ -257,6 +257,11 @@ CASES = {
     ),
 }
 FURTHER_CASES = [
+    (
+        {"checkpoint_activations": True, "checkpoint_num_layers": 2, "recompute_num_layers": 1},
+        "1 blocks are recomputed: at least checkpoint_num_layers (2), and at most num_layers (4)",
+    ),
+    ({"recompute_num_layers": 2}, "nothing is recomputed: give checkpoint_activations: true too"),
     ({"model_parallel_size": 2, "num_gpus": 2, "sequence_parallel": True, "seq_length": 31}, "multiple of model_para"),
     (
         {"moe_num_experts": 4, "moe_expert_parallel_size": 4, "num_gpus": 2},

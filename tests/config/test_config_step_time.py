@@ -44,6 +44,15 @@ def test_recomputation_is_a_third_more_of_the_blocks():
     assert time.recomputation == pytest.approx((time.products - _head_seconds()) / 3)
 
 
+def test_only_some_blocks_are_computed_again():
+    whole, some = (time_of(checkpoint_activations=True, **keys) for keys in ({}, {"recompute_num_layers": 6}))
+    assert some.recomputation == pytest.approx(whole.recomputation / 4)
+    groups = {"model_parallel_size": 4, "global_num_gpus": 4, "checkpoint_activations": True}
+    sums = [time_of(**groups, **keys).tensor_parallel for keys in ({}, {"recompute_num_layers": 6})]
+    plain = time_of(**{**groups, "checkpoint_activations": False}).tensor_parallel
+    assert sums[1] - plain == pytest.approx((sums[0] - plain) / 4)
+
+
 def _head_seconds():
     return 6 * 50_304 * 4096 * 2 * 8 * 2048 / (0.5 * 312e12)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from itertools import islice
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neox.config.sections import BatchConfig
-from neox.data.batches import batches
+from neox.data.batches import Batch, ahead, batches
 from neox.parallel.topology import Topology
 
 
@@ -79,3 +80,26 @@ def test_shapes_and_types():
     assert batch.tokens.shape == batch.labels.shape == batch.loss_mask.shape == (3, 1)
     assert (batch.tokens.dtype, batch.labels.dtype, batch.loss_mask.dtype) == (torch.int64, torch.int64, torch.float32)
     assert batch.labels.flatten().tolist() == [1, 2, 3]
+
+
+def test_a_gpu_gets_the_same_batches_each_read_one_ahead(monkeypatch):
+    monkeypatch.setattr(Batch, "pinned", lambda batch: batch)  # which takes a GPU
+    config = BatchConfig(train_batch_size=4, train_micro_batch_size_per_gpu=2, gradient_accumulation_steps=1)
+    read = []
+
+    class Noted(Numbers):
+        def __getitem__(self, index: int) -> dict:
+            read.append(index)
+            if index == 20:
+                raise OSError("the disk is gone")
+            return super().__getitem__(index)
+
+    def reader(dataset, device):
+        return ahead(batches(dataset, 0, config, replica(0, 2)), torch.device(device))
+
+    on_gpu, on_cpu = reader(Noted(99), "cuda"), reader(Numbers(99), "cpu")
+    for step_number in range(5):
+        assert next(on_gpu).tokens.tolist() == next(on_cpu).tokens.tolist()
+        assert len(read) <= 2 * (step_number + 2)
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(on_gpu)

@@ -1,4 +1,5 @@
-"""What only a GPU shows: training in bf16 and fp16 under every ZeRO stage, attention equal to the CPU's, and generation.
+"""What only a GPU shows: training in bf16 and fp16 under every ZeRO stage, without waiting for the device, attention equal to the
+CPU's, and generation.
 
 One process; small models; no files and no network.
 """
@@ -10,7 +11,7 @@ import torch
 
 from neox.config.read import config_from_values
 from neox.config.sections import ModelConfig, ParallelConfig
-from neox.data.batches import Batch
+from neox.data.batches import Batch, ahead
 from neox.inference.generator import Generator
 from neox.inference.sampling import Sampling
 from neox.model.attention import Attention
@@ -70,6 +71,40 @@ def test_the_loss_falls(topology: Topology, precision: str, zero_stage: int) -> 
     assert losses[-1] < losses[0] - 1
     assert all(0 < float(step.grad_norm) < 100 for step in steps)
     assert not any(step.skipped for step in steps)
+
+
+LOCAL = {"attention_config": [[["global", "local"], 1]], "window_size": 16}
+
+
+@pytest.mark.parametrize(
+    "keys", [{}, LOCAL, {**LOCAL, "checkpoint_activations": True, "recompute_num_layers": 1}], ids=str
+)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_steps_do_not_wait_for_the_device(topology: Topology, compiled: bool, keys: dict) -> None:
+    values = {
+        **SHAPE,
+        **keys,
+        "tokenizer_type": "CharLevelTokenizer",
+        "train_batch_size": 2 * ROWS,
+        "train_micro_batch_size_per_gpu": ROWS,
+        "train_iters": 4,
+        "precision": "bf16",
+        "compile_blocks": compiled,
+    }
+    engine = Engine(config_from_values(values), topology, VOCAB)
+    batches = ahead(same_batch(), topology.device)
+    losses = [engine.train_step(batches, learning_rate=3e-3).loss for _ in range(2)]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        losses += [engine.train_step(batches, learning_rate=3e-3).loss for _ in range(2)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert float(losses[-1]) < float(losses[0])
+
+
+def test_batches_are_pinned(topology: Topology) -> None:
+    first = next(ahead(same_batch(), topology.device))
+    assert all(part.is_pinned() for part in (first.tokens, first.labels, first.loss_mask))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -108,6 +108,20 @@ def test_less_memory_leaves_fewer_layouts():
     assert nothing.smallest.memory.total == min(layout.memory.total for layout in [*tight.fitting, nothing.smallest])
 
 
+def test_as_few_blocks_are_recomputed_as_fit():
+    config = config_from_values({**NEOX_20B, **SMALL})
+    some = [layout for layout in search(config, VOCAB, A100).fitting if layout.config.recompute.recompute_num_layers]
+    assert some
+    for layout in some[:: max(1, len(some) // 10)]:
+        recompute = layout.config.recompute
+        fewer = recompute.model_copy(update={"recompute_num_layers": recompute.recompute_num_layers - 1})
+        if recompute.recompute_num_layers == 1:
+            fewer = recompute.model_copy(update={"checkpoint_activations": False, "recompute_num_layers": None})
+        more = reckon(layout.config.model_copy(update={"recompute": fewer}), VOCAB, A100)
+        assert layout.fits(A100.gpu) and not more.fits(A100.gpu)
+        assert layout.keys["recompute_num_layers"] == recompute.recompute_num_layers
+
+
 @pytest.mark.parametrize(("number", "most", "expected"), [(12, 8, [1, 2, 3, 4, 6]), (1, 8, [1]), (7, 3, [1])])
 def test_divisors(number, most, expected):
     assert divisors(number, most) == expected

@@ -5,14 +5,20 @@ import torch
 from support.models import one_step_table, small
 from support.workers import run_workers
 
+from neox.config.sections import RecomputeConfig
+
 MODELS = {
-    "tied-learned": small(num_layers=3),
+    "tied-learned": small(num_layers=4),
     "untied-rotary": small(pos_emb="rotary", no_weight_tying=True),
 }
 ROWS = [
     {"model": model, "zero_stage": 1, "recompute": recompute}
     for model in MODELS.values()
-    for recompute in (False, True)
+    for recompute in (
+        None,
+        RecomputeConfig(checkpoint_activations=True),
+        RecomputeConfig(checkpoint_activations=True, recompute_num_layers=1),
+    )
 ]
 
 

@@ -73,8 +73,8 @@ def test_two_ranks_equal_one(pair: list[list[dict]], row: int) -> None:
 def test_recomputation_changes_nothing() -> None:
     model = MODELS["rotary-parallel-untied"]
     expected = gradients(topology_of(), model=model)["gradients"]
-    for blocks in (1, 2):
-        recompute = RecomputeConfig(checkpoint_activations=True, checkpoint_num_layers=blocks)
+    for keys in ({}, {"checkpoint_num_layers": 2}, {"recompute_num_layers": 1}):
+        recompute = RecomputeConfig(checkpoint_activations=True, **keys)
         found = gradients(topology_of(), model=model, recompute=recompute)["gradients"]
         assert all(torch.equal(found[name][0], gradient) for name, (gradient, _) in expected.items())
 

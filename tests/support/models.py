@@ -92,13 +92,18 @@ def gradient_table(topology: Topology, *, rows: list[dict]) -> list[dict]:
 
 
 def one_step(
-    topology: Topology, *, model: ModelConfig, zero_stage: int, recompute: bool, dtype: torch.dtype = torch.float32
+    topology: Topology,
+    *,
+    model: ModelConfig,
+    zero_stage: int,
+    recompute: RecomputeConfig | None,
+    dtype: torch.dtype = torch.float32,
 ) -> dict:
     """One SGD step of DeepSpeed over 4 rows as 2 micro-batches: loss, gradient norm, and the weights after it."""
     arguments = {
         "vocab_size": VOCAB,
         "topology": topology,
-        "recompute": RecomputeConfig(checkpoint_activations=recompute),
+        "recompute": recompute,
         "seed": 3,
     }
     pipelined = topology.pipe_size > 1

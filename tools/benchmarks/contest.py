@@ -1,6 +1,7 @@
 """The referee: processes that do the same step in different ways take turns, and are compared by their medians.
 
-All of them are alive at once and each waits while another works, so that the noise of a shared machine meets them alike.
+On a CPU all of them are alive at once and each waits while another works, so that the noise of a shared machine meets them alike. A
+GPU is nobody else's, and its memory is for one: there they come one after the other.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from neox.config.handover import pack
 from neox.config.resolve import cuda_devices
 from neox.config.sections import Config
 from neox.launch.argv import LOCAL_ADDRESS, Node, node_workers
+from neox.launch.cores import usable_cores
 from neox.launch.port import free_port
-from tools.benchmarks.shapes import ROOT, cores
+from tools.benchmarks.shapes import ROOT
 
 FOLDER = Path(__file__).resolve().parent
 WARMUP_STEPS = 2
@@ -64,7 +66,7 @@ class Contestant:
             [str(FOLDER / entry.script), "--config", pack(entry.config)],
             root=str(ROOT),
             environ=os.environ,
-            cores=cores(),
+            cores=usable_cores(),
             devices=0 if device == "cpu" else cuda_devices(),
         )
         environment = dict(worker.environment)
@@ -128,6 +130,9 @@ class Contestant:
 
 def contest(entries: Sequence[Entry], *, device: str, rounds: int, steps_per_turn: int) -> list[Score]:
     """Let all take turns, in one order and then in the other; scores in the order of the entries."""
+    if device == "cuda" and len(entries) > 1:
+        alone = ([entry] for entry in entries)
+        return [contest(one, device=device, rounds=rounds, steps_per_turn=steps_per_turn)[0] for one in alone]
     with ExitStack() as stack:
         contestants = []
         for entry in entries:

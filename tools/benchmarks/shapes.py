@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,17 +22,21 @@ class BenchShape:
     overrides: tuple[str, ...] = ()
 
 
+def _larger(layers: int, hidden: int, heads: int, on_gpu: int) -> BenchShape:
+    """125M made larger. on_gpu: samples that fit 80 GB, beside the plain loop's fp32 weights too (docs/plan.md counts them)."""
+    sizes = (f"num_layers={layers}", f"hidden_size={hidden}", f"num_attention_heads={heads}")
+    return BenchShape("125M.yml", 50_257, {"cpu": 1, "cuda": on_gpu}, {"cpu": 1, "cuda": 10}, sizes)
+
+
 SHAPES = {
     "quickstart": BenchShape("shakespeare.yml", 512, {"cpu": 16, "cuda": 16}, {"cpu": 8, "cuda": 50}),
-    "125M": BenchShape("125M.yml", 50_257, {"cpu": 1, "cuda": 4}, {"cpu": 1, "cuda": 10}),
-    "350M": BenchShape(
-        "125M.yml",
-        50_257,
-        {"cpu": 1, "cuda": 4},
-        {"cpu": 1, "cuda": 10},
-        ("num_layers=24", "hidden_size=1024", "num_attention_heads=16"),
-    ),
+    "125M": BenchShape("125M.yml", 50_257, {"cpu": 1, "cuda": 16}, {"cpu": 1, "cuda": 10}),
+    "350M": _larger(24, 1024, 16, on_gpu=16),
+    "1.3B": _larger(24, 2048, 16, on_gpu=8),
+    "2.7B": _larger(32, 2560, 20, on_gpu=3),
 }
+# GPT-Neo's: every other layer sees so many tokens
+LOCAL = ('attention_config=[[["global", "local"], "all"]]', "window_size=256")
 
 
 def bench_config(
@@ -44,12 +47,17 @@ def bench_config(
     seq_length: int | None = None,
     micro_batch_size: int | None = None,
     compiled: bool = False,
+    local: bool = False,
 ) -> Config:
-    """The resolved configuration of a named shape: one process, one micro-batch a step, nothing recomputed."""
+    """The resolved configuration of a named shape: one process, one micro-batch a step, nothing recomputed.
+
+    local: with every other layer's attention in a window.
+    """
     shape = SHAPES[name]
     batch = micro_batch_size or shape.micro_batch_size[device]
     overrides = [
         *shape.overrides,
+        *(LOCAL if local else ()),
         f"precision={precision}",
         f"compile_blocks={'true' if compiled else 'false'}",
         f"distributed_backend={'gloo' if device == 'cpu' else 'nccl'}",
@@ -62,8 +70,3 @@ def bench_config(
         overrides.append(f"seq_length={seq_length}")
     # a dry run: the data set need not be there, its place is taken by random tokens
     return read_config([ROOT / "configs" / shape.config], overrides=overrides, dry_run=True).config
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
