@@ -5,6 +5,7 @@
     python tools/bench.py memory                                 # what the plan says of memory against real runs
     python tools/bench.py launch                                 # from Enter to the first step
     python tools/bench.py checkpoint --shape 125M --steps 20     # what saving costs the loop, and against the disk's speed
+    python tools/bench.py scale                                  # 1, 2 and 4 processes: efficiency, bubble, the plan's times
     python tools/bench.py data --workers 1 2 4                   # preprocessing, 100 MB of the sample corpus
 
 Speed on a shared machine swings: the contestants take turns, medians are compared, and CPU-seconds stand beside them.
@@ -32,6 +33,7 @@ from tools.benchmarks.data import DataBench, bench_data, print_data_result
 from tools.benchmarks.launch import LaunchBench, bench_launch, print_launch
 from tools.benchmarks.memory import CASES, bench_memory, print_memory
 from tools.benchmarks.plain import PRECISIONS
+from tools.benchmarks.scale import PROCESSES, ScaleBench, bench_scale, print_scale
 from tools.benchmarks.shapes import SHAPES
 from tools.benchmarks.train import TrainBench, bench_train, print_result
 
@@ -95,6 +97,10 @@ def _checkpoint(options: argparse.Namespace, console: Console) -> dict[str, Any]
     return bench_checkpoint(bench, console)
 
 
+def _scale(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    return bench_scale(ScaleBench(tuple(options.processes), options.steps, options.rounds), console)
+
+
 def _data(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     bench = DataBench(
         inputs=tuple(options.input),
@@ -153,6 +159,15 @@ def _parser() -> argparse.ArgumentParser:
     launch.add_argument("--processes", type=_positive, nargs="+", default=[1, 4], metavar="N", help="numbers to try")
     launch.add_argument("--rounds", type=_positive, default=5, metavar="N", help="turns of each contestant (5)")
     launch.set_defaults(run=_launch, show=print_launch)
+
+    scale = commands.add_parser("scale", help="several processes against one, on the CPU", allow_abbrev=False)
+    scale.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    scale.add_argument(
+        "--processes", type=int, choices=PROCESSES, nargs="+", default=list(PROCESSES), help="numbers to try, beside 1"
+    )
+    scale.add_argument("--steps", type=_positive, default=8, metavar="N", help="timed steps of each run (8)")
+    scale.add_argument("--rounds", type=_positive, default=2, metavar="N", help="runs of each layout (2)")
+    scale.set_defaults(run=_scale, show=print_scale)
 
     data = commands.add_parser("data", help="preprocessing against the peers' loops", allow_abbrev=False)
     data.add_argument("--json", action="store_true", help="print one JSON object instead of tables")

@@ -146,10 +146,7 @@ def _read_rank(state: TrainingState, folder: Path, weights_only: bool) -> Progre
         tensor_size = topology.tensor_size if _is_split(fragment.parameter) else 1
         check_shape(fragment.name, _full_shape(fragment.parameter, tensor_size), reader)
         for key, view in fragment.tensors.items():
-            stored = reader.flat_range(
-                fragment.name, key, topology.tensor_rank, tensor_size, fragment.start, view.numel()
-            )
-            view.copy_(stored)
+            reader.read_range(view, fragment.name, key, topology.tensor_rank, tensor_size, fragment.start)
         if stage3:
             fragment.parameter.ds_tensor.data[: view.numel()].copy_(fragment.tensors[WEIGHT])
     _update_weights(optimizer)

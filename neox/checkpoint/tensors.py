@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from neox.checkpoint.layout import CheckpointError, FileEntry
+from neox.data.files import flush_to_disk
 from neox.model.lora import is_adapter
 
 INDEX = "index.json"
 WEIGHT = "weight"  # the part of a parameter that is not a moment
+WRITTEN_AT_ONCE = 1 << 26  # bytes that go to the disk before the next are made ready
 DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.uint8: "U8"}
 
 
@@ -47,8 +51,9 @@ class Weight:
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> FileEntry:
     """Write tensors to a safetensors file, one at a time, and wait until they are on the disk.
 
-    The SHA-256 is taken from the bytes that go out, in the same pass. Raises CheckpointError where a number is not finite: such a
-    state trains to nothing, and the older checkpoints are worth more.
+    The SHA-256 is taken from the bytes that go out, by a thread that goes along: hashing and writing take about as long, and
+    neither waits for the other. Raises CheckpointError where a number is not finite: such a state trains to nothing, and the
+    older checkpoints are worth more.
     """
     header, offset = {}, 0
     for name, tensor in tensors.items():
@@ -60,20 +65,32 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> FileEntry:
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)  # the format aligns the data to 8 bytes
     digest, size_bytes = hashlib.sha256(), 0
-    with path.open("wb") as file:
-        for data in (len(encoded).to_bytes(8, "little"), encoded, *map(_bytes, tensors.values())):
-            digest.update(data)
-            size_bytes += file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    with path.open("wb") as file, ThreadPoolExecutor(1, "hasher") as hasher:
+        for group in _groups(chain([len(encoded).to_bytes(8, "little"), encoded], map(_bytes, tensors.values()))):
+            hashing = hasher.map(digest.update, group)
+            size_bytes += sum(map(file.write, group))
+            flush_to_disk(file)  # the disk is at work from the first group on
+            list(hashing)
     return FileEntry(path.name, size_bytes, digest.hexdigest())
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
-    """One pass that allocates nothing; the SHA-256 of the same bytes takes several times as long."""
+    """One pass that allocates nothing, at the speed of the memory (a norm, or isfinite, takes as long as the SHA-256)."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return True
-    return bool(torch.linalg.vector_norm(tensor.detach(), float("inf")).isfinite())
+    return all(bound.isfinite() for bound in torch.aminmax(tensor.detach()))  # NaN is the least and the greatest
+
+
+def _groups(parts: Iterable[bytes | memoryview]) -> Iterator[list[bytes | memoryview]]:
+    """The parts in order, some together that come to WRITTEN_AT_ONCE or more; a group is made when its turn has come."""
+    group, size_bytes = [], 0
+    for part in parts:
+        group.append(part)
+        size_bytes += len(part)
+        if size_bytes >= WRITTEN_AT_ONCE:
+            yield group
+            group, size_bytes = [], 0
+    yield group
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
@@ -122,16 +139,18 @@ class StateReader:
             torch.cat(shards, weight.partition_dim).chunk(tensor_size, weight.partition_dim)[tensor_rank].contiguous()
         )
 
-    def flat_range(
-        self, name: str, key: str, tensor_rank: int, tensor_size: int, start: int, length: int
-    ) -> torch.Tensor:
-        """Elements [start, start + length) of the flattened shard; reads no more than it needs where it can."""
+    def read_range(
+        self, target: torch.Tensor, name: str, key: str, tensor_rank: int, tensor_size: int, start: int
+    ) -> None:
+        """Fill a flat tensor with the elements of the flattened shard from start on, straight from the file where the shards are
+        the stored ones; else by way of the whole weight."""
         weight = self.weights[name]
         stored_size = weight.pieces[0].tensor_size
         if weight.partition_dim is not None and stored_size != tensor_size:
-            return self.shard(name, key, tensor_rank, tensor_size).view(-1)[start : start + length]
-        stored_rank = 0 if weight.partition_dim is None else tensor_rank
-        return self._stored_range(name, key, stored_rank, start, length)
+            shard = self.shard(name, key, tensor_rank, tensor_size).view(-1)
+            target.copy_(shard[start : start + target.numel()])
+        else:
+            self._read_stored(target, name, key, 0 if weight.partition_dim is None else tensor_rank, start)
 
     def tensor(self, file: str, key: str) -> torch.Tensor:
         """A whole tensor of one state file."""
@@ -141,24 +160,25 @@ class StateReader:
             raise CheckpointError(f"{self.folder / file}: {error}") from error
 
     def _stored_shard(self, name: str, key: str, stored_rank: int, shape: tuple[int, ...]) -> torch.Tensor:
-        length = torch.Size(shape).numel()
-        return self._stored_range(name, key, stored_rank, 0, length).view(shape)
+        shard = torch.empty(shape, dtype=torch.float32)
+        self._read_stored(shard.view(-1), name, key, stored_rank, 0)
+        return shard
 
-    def _stored_range(self, name: str, key: str, stored_rank: int, start: int, length: int) -> torch.Tensor:
-        result, found = torch.empty(length, dtype=torch.float32), 0
+    def _read_stored(self, target: torch.Tensor, name: str, key: str, stored_rank: int, start: int) -> None:
+        """Fill a flat tensor with the elements of a stored shard from start on."""
+        end, found = start + target.numel(), 0
         for piece in self.weights[name].pieces:
-            first, last = max(start, piece.start), min(start + length, piece.start + piece.length)
+            first, last = max(start, piece.start), min(end, piece.start + piece.length)
             if piece.tensor_rank != stored_rank or first >= last:
                 continue
             try:
                 stored = self._open(piece.file).get_slice(f"{key}/{name}")
-                result[first - start : last - start] = stored[first - piece.start : last - piece.start]
+                target[first - start : last - start] = stored[first - piece.start : last - piece.start]
             except SafetensorError as error:
                 raise CheckpointError(f"{self.folder / piece.file}: {key}/{name}: {error}") from error
             found += last - first
-        if found != length:
-            raise CheckpointError(f"{self.folder}: {key} of {name} has {found:,} of {length:,} elements")
-        return result
+        if found != target.numel():
+            raise CheckpointError(f"{self.folder}: {key} of {name} has {found:,} of {target.numel():,} elements")
 
     def _open(self, file: str):
         if file not in self._files:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import numpy
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from neox.config.epochs import training_lengths
 from neox.config.sections import DataConfig
 from neox.data.inspection import Drawn
 from neox.data.mixtures import Part, mixture
-from neox.data.samples import blending_order
+from neox.data.samples import write_blending
 from neox.data.store import check_store
 
 
@@ -20,7 +21,8 @@ def drawn_blend(data: DataConfig, seq_length: int, samples: int) -> list[Drawn]:
     parts = mixture(data, "train") or [Part(data.data_path, 1.0)]
     for part in parts:
         check_store(part.prefix)
-    counts = numpy.bincount(blending_order([part.share for part in parts], samples), minlength=len(parts))
+    with TemporaryDirectory() as folder:
+        counts = write_blending(Path(folder), [part.share for part in parts], samples)
     rows = []
     for part, count in zip(parts, counts.tolist(), strict=True):
         tokens = sum(map(sum, training_lengths(part.prefix, "1" if data.training_paths else data.split)))

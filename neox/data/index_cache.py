@@ -27,6 +27,17 @@ def cached_arrays(
 
     Raises ConfigError that names the entry where its files are damaged.
     """
+
+    def write(partial: Path) -> None:
+        for name, array in zip(names, build(), strict=True):
+            with open(partial / f"{name}.npy", "wb") as file:
+                numpy.save(file, array)
+
+    return cached_files(folder, key, names, write)
+
+
+def cached_files(folder: Path, key: str, names: Sequence[str], write: Callable[[Path], object]) -> list[numpy.ndarray]:
+    """As `cached_arrays`, for arrays that need not fit into memory: `write` puts each into the folder it is given, as `<name>.npy`."""
     entry = folder / key
     if not entry.is_dir():
         with locked(folder / f"{key}.lock") as alone:
@@ -34,7 +45,7 @@ def cached_arrays(
                 if alone:
                     for left_behind in folder.glob(f"{key}.*.partial"):  # by a process that was killed
                         shutil.rmtree(left_behind, ignore_errors=True)
-                _publish(entry, dict(zip(names, build(), strict=True)))
+                _publish(entry, write)
     try:
         # as plain arrays: to read one number of a numpy.memmap takes several times as long
         return [numpy.load(entry / f"{name}.npy", mmap_mode="r").view(numpy.ndarray) for name in names]
@@ -57,14 +68,14 @@ def writable_folder(wanted: Path) -> Path:
     )
 
 
-def _publish(entry: Path, arrays: dict[str, numpy.ndarray]) -> None:
-    """Write the arrays aside and give the folder its name."""
+def _publish(entry: Path, write: Callable[[Path], object]) -> None:
+    """Let the files be written aside, and give the folder its name."""
     partial = Path(tempfile.mkdtemp(prefix=f"{entry.name}.", suffix=".partial", dir=entry.parent))
     try:
         partial.chmod(0o755)  # a shared cache: mkdtemp would keep others out
-        for name, array in arrays.items():
-            with open(partial / f"{name}.npy", "wb") as file:
-                numpy.save(file, array)
+        write(partial)
+        for path in partial.iterdir():
+            with open(path, "rb") as file:
                 flush_to_disk(file)
         flush_folder(partial)
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -17,8 +18,9 @@ from pathlib import Path
 
 import numpy
 import torch
+from numpy.lib.format import open_memmap
 
-from neox.data.index_cache import cached_arrays
+from neox.data.index_cache import cached_arrays, cached_files
 from neox.data.packing import packed_whole
 from neox.data.reading import Reading
 from neox.parallel import megatron  # noqa: F401 (the door: without it megatron-core imports everything)
@@ -42,8 +44,11 @@ __all__ = [
     "Split",
     "TokenizerFacts",
     "WholeSamples",
-    "blending_order",
+    "write_blending",
 ]
+
+BLEND_FILES = ("dataset_index", "dataset_sample_index")
+COUNTED_AT_ONCE = 1 << 20  # samples of a blend: numpy counts with 8 bytes each
 
 # it warns that the indices are not cached: they are, by us
 logging.getLogger("megatron.core.datasets").setLevel(logging.ERROR)
@@ -160,16 +165,38 @@ class BlendedSamples(BlendedDataset):
     """Samples of several stores, mixed by weight."""
 
     def _build_indices(self):
-        return cached_arrays(
+        return cached_files(
             self.config.index_folder,
             f"{self.unique_description_hash}-blend-{self.split.name}",
-            ("dataset_index", "dataset_sample_index"),
-            super()._build_indices,
+            BLEND_FILES,
+            self._write_indices,
         )
 
+    def _write_indices(self, folder: Path) -> None:
+        drawn = write_blending(folder, self.weights, self.size)
+        assert all(drawn <= [len(dataset) for dataset in self.datasets]), "each part has what its share comes to"
 
-def blending_order(shares: Sequence[float], samples: int) -> numpy.ndarray:
-    """The number of the dataset that each of the first samples of a blend comes from, (samples,) int16."""
-    order, within = numpy.zeros(samples, dtype=numpy.int16), numpy.zeros(samples, dtype=numpy.int64)
+
+def write_blending(folder: Path, shares: Sequence[float], samples: int) -> numpy.ndarray:
+    """Which dataset each sample of a blend comes from, and which of its samples it is, as the two BLEND_FILES in the folder.
+
+    Written through memory maps: 10 bytes of disk a sample, and no memory that grows with them. Returns how many samples each
+    dataset gives, (datasets,) int64.
+    """
+    order, within = (
+        _writable_array(folder / f"{name}.npy", dtype, samples)
+        for name, dtype in zip(BLEND_FILES, (numpy.int16, numpy.int64), strict=True)
+    )
     helpers.build_blending_indices(order, within, list(shares), len(shares), samples, False)
-    return order
+    order.flush()
+    within.flush()
+    blocks = (order[begin : begin + COUNTED_AT_ONCE] for begin in range(0, samples, COUNTED_AT_ONCE))
+    return sum(numpy.bincount(block, minlength=len(shares)) for block in blocks)
+
+
+def _writable_array(path: Path, dtype: type, length: int) -> numpy.memmap:
+    """A new file of an array, with its room on the disk: a full disk is an OSError here, but would kill who writes to a map."""
+    array = open_memmap(path, mode="w+", dtype=dtype, shape=(length,))
+    with open(path, "rb+") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import re
+import resource
 import shutil
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from neox.config.epochs import split_bounds
 from neox.config.errors import ConfigError
 from neox.config.sections import DataConfig, TokenizerConfig
 from neox.data.datasets import build_datasets
-from neox.data.samples import GPTDataset, GPTDatasetConfig, TokenizerFacts
+from neox.data.samples import BLEND_FILES, GPTDataset, GPTDatasetConfig, TokenizerFacts, write_blending
 from neox.data.store import StoreWriter, read_lengths
 from neox.parallel.topology import Topology
 from neox.tokenizer.tokenizer import build_tokenizer
@@ -219,6 +221,23 @@ def test_many_small_stores_can_be_mixed_for_few_samples(tmp_path, size):
     weights = [0.9, *[0.1 / 7] * 7]
     dataset = build((size, 0, 0), train_data_paths=stores, train_data_weights=weights).train
     assert len(tokens(dataset)) == size
+
+
+def _write_blending_within(folder: Path, spare: int) -> None:
+    """What a process that may take only so many more bytes of memory makes of a blend of ten million samples."""
+    used = int(re.search(r"VmData:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+    resource.setrlimit(resource.RLIMIT_DATA, (used + spare, resource.RLIM_INFINITY))
+    counts = write_blending(folder, [0.6, 0.3, 0.1], 10_000_000)
+    assert counts.tolist() == [6_000_000, 3_000_000, 1_000_000]
+
+
+def test_memory_does_not_grow_with_the_samples_of_a_blend(tmp_path):
+    child = multiprocessing.get_context("fork").Process(target=_write_blending_within, args=(tmp_path, 50_000_000))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    order, within = (numpy.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in BLEND_FILES)
+    assert order[:10].tolist().count(0) == 6 and within[-1] in (5_999_999, 2_999_999, 999_999)
 
 
 def test_all_damaged_stores_are_named_together(store, tmp_path):

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -128,6 +128,11 @@ def _contestants(processes: int, config: Path, bare: Path) -> dict[str, Callable
     }
 
 
+def _kept(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment as a user has it: with Python's bytecode kept, or every start compiles every module again."""
+    return {name: value for name, value in environment.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 def _turn(starts: Sequence[tuple[list[str], dict[str, str]]], until: str | None = None) -> Turn:
     """Start all at once; the time until the first one prints a line with `until`, or until all have ended."""
     before, began = os.times(), time.perf_counter()
@@ -138,7 +143,7 @@ def _turn(starts: Sequence[tuple[list[str], dict[str, str]]], until: str | None 
                 argv,
                 cwd=ROOT,
                 env={
-                    **os.environ,
+                    **_kept(os.environ),
                     "OMP_NUM_THREADS": "1",
                     "CUDA_VISIBLE_DEVICES": "",
                     "DS_ACCELERATOR": "cpu",
