@@ -5,7 +5,7 @@
 
 A checkpoint is written under a temporary name and appears under its own by one rename, after its manifest (size and
 SHA-256 of each file) is on the disk; `latest` is replaced last. So a folder named `global_step<N>` is complete, and
-what a killed run leaves behind starts with a dot and is swept away by the next save.
+what a killed run leaves behind starts with a dot and is swept away by the next start or save.
 """
 
 from __future__ import annotations
@@ -60,8 +60,7 @@ def start(save: Path, step: int, size_bytes: int = 0) -> Path:
     Raises CheckpointError where the disk has less than `size_bytes` free.
     """
     save.mkdir(parents=True, exist_ok=True)
-    for left_over in [*save.glob(".tmp-global_step*"), *save.glob(".old-global_step*")]:
-        shutil.rmtree(left_over)
+    sweep(save)
     free_bytes = shutil.disk_usage(save).free
     if free_bytes < size_bytes:
         raise CheckpointError(
@@ -71,6 +70,12 @@ def start(save: Path, step: int, size_bytes: int = 0) -> Path:
     folder = temporary_folder(save, step)
     folder.mkdir()
     return folder
+
+
+def sweep(save: Path) -> None:
+    """Remove what killed runs have left, as far as the disk lets us."""
+    for left_over in [*save.glob(".tmp-global_step*"), *save.glob(".old-global_step*")]:
+        shutil.rmtree(left_over, ignore_errors=True)
 
 
 def discard(save: Path, step: int) -> None:
