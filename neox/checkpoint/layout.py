@@ -5,7 +5,7 @@
 
 A checkpoint is written under a temporary name and appears under its own by one rename, after its manifest (size and
 SHA-256 of each file) is on the disk; `latest` is replaced last. So a folder named `global_step<N>` is complete, and
-what a killed run leaves behind starts with a dot and is swept away by the next save.
+what a killed run leaves behind starts with a dot and is swept away by the next start or save.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 
 from neox.data.files import flush_folder, write_durably
 
+FORMAT = 1  # counts up where a program that knows the format until then would read something wrong, or not all of it
 MANIFEST = "manifest.json"
 LATEST = "latest"
 STEP_FOLDER = re.compile(r"global_step(\d+)")
@@ -27,6 +28,10 @@ STEP_FOLDER = re.compile(r"global_step(\d+)")
 
 class CheckpointError(RuntimeError):
     """A checkpoint that cannot be written or read; the message names the file and what to do."""
+
+
+class UnknownFormat(CheckpointError):
+    """A checkpoint of another version of this software: nothing is wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,7 @@ def start(save: Path, step: int, size_bytes: int = 0) -> Path:
     Raises CheckpointError where the disk has less than `size_bytes` free.
     """
     save.mkdir(parents=True, exist_ok=True)
-    for left_over in [*save.glob(".tmp-global_step*"), *save.glob(".old-global_step*")]:
-        shutil.rmtree(left_over)
+    sweep(save)
     free_bytes = shutil.disk_usage(save).free
     if free_bytes < size_bytes:
         raise CheckpointError(
@@ -73,6 +77,12 @@ def start(save: Path, step: int, size_bytes: int = 0) -> Path:
     return folder
 
 
+def sweep(save: Path) -> None:
+    """Remove what killed runs have left, as far as the disk lets us."""
+    for left_over in [*save.glob(".tmp-global_step*"), *save.glob(".old-global_step*")]:
+        shutil.rmtree(left_over, ignore_errors=True)
+
+
 def discard(save: Path, step: int) -> None:
     """Remove what a failed save has written, as far as the disk lets us: the next save sweeps up the rest."""
     shutil.rmtree(temporary_folder(save, step), ignore_errors=True)
@@ -81,7 +91,7 @@ def discard(save: Path, step: int) -> None:
 def publish(save: Path, step: int, entries: list[FileEntry], facts: dict) -> Path:
     """Write the manifest of a complete temporary folder, give the folder its name, and point `latest` to it."""
     folder = temporary_folder(save, step)
-    manifest = {**facts, "files": {entry.name: [entry.size_bytes, entry.sha256] for entry in entries}}
+    manifest = {"format": FORMAT, **facts, "files": {entry.name: [entry.size_bytes, entry.sha256] for entry in entries}}
     write_durably(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
     final = save / step_name(step)
     _name(folder, final)
@@ -116,15 +126,31 @@ def steps(save: Path) -> list[int]:
 def read_manifest(folder: Path) -> dict:
     """The manifest of a checkpoint folder.
 
-    Raises CheckpointError where there is none or it cannot be read.
+    Raises CheckpointError where there is none or it cannot be read, and UnknownFormat where a newer version has written it.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
+        found = manifest.get("format", FORMAT)  # the first manifests did not say
+        if found != FORMAT:
+            raise UnknownFormat(
+                f"{folder / MANIFEST}: a checkpoint of format {found!r}, and this version of the software reads format {FORMAT}: "
+                "go on with the version that wrote it, or a newer one"
+            )
         if not isinstance(manifest["files"], dict):
             raise TypeError("files is not a table")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder / MANIFEST}: cannot be read ({error})") from error
     return manifest
+
+
+def check_format(folder: Path) -> None:
+    """Raise UnknownFormat where a newer version has written a checkpoint; what else is wrong with it, `verify` tells."""
+    try:
+        read_manifest(folder)
+    except UnknownFormat:
+        raise
+    except CheckpointError:
+        pass
 
 
 def verify(folder: Path, part: int = 0, parts: int = 1) -> dict:

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from neox.checkpoint import layout
-from neox.checkpoint.layout import CheckpointError
+from neox.checkpoint.layout import CheckpointError, UnknownFormat
 from neox.parallel.agreement import together
 from neox.parallel.topology import Topology
 
@@ -14,12 +14,14 @@ from neox.parallel.topology import Topology
 def newest(folder: Path, topology: Topology) -> tuple[Path | None, list[str]]:
     """The newest checkpoint in `folder` that passes verification, and warnings about what was passed over.
 
-    The ranks share the reading. Raises CheckpointError where there are checkpoints but none is good.
+    The ranks share the reading. Raises CheckpointError where there are checkpoints but none is good, and UnknownFormat where a
+    newer version of this software has written one: to pass over that would go back without need.
     """
     found, warning = layout.candidates(folder)
     warnings = [warning] if warning and topology.rank == 0 else []
     for step in found:
         candidate = folder / layout.step_name(step)
+        together(partial(layout.check_format, candidate), UnknownFormat)
         try:
             together(partial(_verify_share, candidate, topology), CheckpointError)
         except CheckpointError as error:

@@ -58,6 +58,8 @@ class Saver:
         self._group = distributed.new_group(backend="gloo") if self._pool and several else None
 
     def __enter__(self) -> Saver:
+        if self._state.topology.is_main:  # now, and not only before the next save: there may be none
+            layout.sweep(self._folder)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -6,7 +6,6 @@ Knows nothing about models or data.
 from __future__ import annotations
 
 import os
-import socket
 import warnings
 from dataclasses import dataclass
 
@@ -121,10 +120,8 @@ def initialize(
     use_cuda = torch.cuda.is_available() and backend != "gloo"
     backend = backend or ("nccl" if use_cuda else "gloo")
     if "RANK" not in os.environ:
-        # DeepSpeed reads these too, so a lone process sets them like a launcher does
-        os.environ.update(
-            RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port())
-        )
+        # DeepSpeed reads these too, so a lone process sets them like a launcher does; at port 0 the system finds a free one
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     world_size = int(os.environ["WORLD_SIZE"])
     assert world_size == parallel.world_size, f"{world_size} processes were started for {parallel.world_size}"
@@ -168,9 +165,3 @@ def shutdown() -> None:
     parallel_state.destroy_model_parallel()
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]

@@ -84,11 +84,12 @@ def live_and_die(folder: Path, data: Path, processes: int, lives: dict[str, tupl
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize(("seeds", "processes"), BLOCKS)
 def test_kills_at_random_instants(seeds: range, processes: int, char_data: Path, in_memory: Path) -> None:
-    """FAULTS 4: each seed draws a way to save, and one to three deaths."""
+    """FAULTS 4: each seed draws a way to save, and one to three deaths, each of a rank, of the launcher, or of all ranks."""
+    victims = [*range(processes), "launcher", *(["all"] if processes > 1 else [])]
     lives = {}
     for seed in seeds:
         draw = random.Random(seed)
-        deaths = [(draw.randrange(processes), draw.random()) for _ in range(draw.randint(1, 3))]
+        deaths = [(draw.choice(victims), draw.random()) for _ in range(draw.randint(1, 3))]
         lives[f"seed{seed}"] = (draw.random() < 0.5, deaths)
     deaths = live_and_die(in_memory, char_data, processes, lives)
     print(f"{deaths} deaths of {len(lives)} runs")

@@ -67,4 +67,5 @@ def test_seeds_differ_between_replicas_and_stages_alone() -> None:
 
 
 def test_a_lone_process_needs_no_launcher(tmp_path: Path) -> None:
-    assert one_process_without_a_launcher(tmp_path) == "TP(1)-PP(1)-DP(1)-Rank(0) cpu gloo"
+    """Nor does one that inherits its environment while it runs: they do not meet at one port."""
+    assert one_process_without_a_launcher(tmp_path).splitlines() == ["TP(1)-PP(1)-DP(1)-Rank(0) cpu gloo"] * 2

@@ -47,19 +47,22 @@ def where_am_i(topology: Topology) -> dict:
 
 
 _LONE = """
+import subprocess, sys
 from neox.config.sections import ParallelConfig
 from neox.parallel.topology import initialize, shutdown
 topology = initialize(ParallelConfig(global_num_gpus=1))
-print(topology, topology.device, topology.backend)
+print(topology, topology.device, topology.backend, flush=True)
+if len(sys.argv) == 2:
+    subprocess.run([sys.executable, "-c", sys.argv[1]], check=True)
 shutdown()
 """
 
 
 def one_process_without_a_launcher(folder: Path) -> str:
-    """What a process prints that starts without any of the launcher's environment."""
+    """What a process prints that starts without any of the launcher's environment, and then another that it starts itself."""
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     environment = {name: value for name, value in os.environ.items() if name not in names}
     environment |= {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", _LONE]
+    command = [sys.executable, "-c", _LONE, _LONE]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=True)
     return done.stdout.strip()

@@ -45,11 +45,12 @@ def bench_checkpoint(bench: CheckpointBench, console: Console) -> dict[str, Any]
             [*map(str, command)],
             cwd=ROOT,
             env=os.environ | hidden,
-            stdout=subprocess.PIPE,
-            stderr=None,
+            capture_output=True,
             text=True,
-            check=True,
+            check=False,
         )
+    if done.returncode != 0:
+        raise RuntimeError(f"the run that saves ended with exit code {done.returncode}:\n{done.stdout}{done.stderr}")
     times = json.loads(done.stdout.splitlines()[-1])
     return {
         "benchmark": "checkpoint",
