@@ -10,6 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 # name in the metrics, and how a line shows it; what was not measured is left out
 PARTS = (
     ("train/lm_loss", "loss {:.4f}"),
+    ("train/reward_margin", "reward margin {:.3f}"),
+    ("train/reward_accuracy", "accuracy {:.1%}"),
     ("train/learning_rate", "lr {:.2e}"),
     ("train/grad_norm", "grad norm {:.3f}"),
     ("train/loss_scale", "loss scale {:.0f}"),
@@ -18,6 +20,7 @@ PARTS = (
     ("runtime/model_flops_utilization", "MFU {:.1%}"),
     ("validation/lm_loss", "validation loss {:.4f}"),
     ("validation/lm_loss_ppl", "perplexity {:.2f}"),
+    ("validation/reward_accuracy", "accuracy {:.1%}"),
 )
 PROGRESS_PARTS = ("train/lm_loss", "runtime/tokens_per_sec", "runtime/model_flops_utilization")
 

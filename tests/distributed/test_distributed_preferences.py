@@ -130,7 +130,7 @@ def test_the_reference_stays(root: Path, char_data: Path, tmp_path: Path) -> Non
     """A run that goes on beside other weights in `load` is refused."""
     shutil.copytree(root / "straight" / "checkpoints", tmp_path / "checkpoints")
     other = {"load": str(root / "dp2-zero0" / "checkpoints"), "train_iters": 5, "num_gpus": 1}
-    output = run("train.py", write_config(tmp_path, char_data, **begin(root), **other), expect=2)
+    output = run("train.py", write_config(tmp_path, char_data, **(begin(root) | other)), expect=2)
     assert "- reference (load): global_step1, SHA-256" in output
     assert "+ reference (load): global_step2, SHA-256" in output
 
