@@ -53,7 +53,7 @@ class Stage(PipelineModule):
         documents = next(self.documents)
         for layer in self.forward_funcs:
             if isinstance(layer, Block):
-                layer.attention.prepare(documents, hidden)
+                layer.attention.prepare(hidden, None, documents)
             if layer in self._recomputed:
                 hidden = checkpoint(
                     layer, hidden, documents=documents, use_reentrant=False, preserve_rng_state=self._dropout
