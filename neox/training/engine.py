@@ -77,7 +77,9 @@ class Engine:
         plain = settings["zero_optimization"]["stage"] == 0 and not self._pipelined
         # at ZeRO 0 in fp32 DeepSpeed clips without telling the norm, so the step does both itself
         self._owns_norm = plain and config.precision.precision == "fp32"
-        if self._owns_norm:
+        # elsewhere DeepSpeed tells it, but would make the host wait for it to clip; the update clips in passing
+        self._clips = not plain
+        if self._owns_norm or self._clips:
             settings["gradient_clipping"] = 0.0
         model_arguments = {
             "recompute": config.recompute,
@@ -177,7 +179,8 @@ class Engine:
         return self._mean_over_replicas(torch.stack(losses).mean())
 
     def _ask_before_updates(self) -> None:
-        """Have the torch optimizer, which is innermost in every wrapper, ask `admits` once a step before it changes anything."""
+        """Have the torch optimizer, which is innermost in every wrapper, ask `admits` once a step before it changes anything, and
+        clip where nobody else does."""
         optimizer = base_optimizer(self._engine.optimizer)
         update = optimizer.step
 
@@ -189,6 +192,9 @@ class Engine:
                     loss = self._mean_over_replicas(self._loss_so_far.clone())
                 self._admitted = self._admits(float(loss), float(self._engine.optimizer._global_grad_norm))
             if self._admitted is not False:
+                if self._clips:
+                    norm = torch.as_tensor(self._engine.optimizer._global_grad_norm, dtype=torch.float32)
+                    optimizer.grad_scale = divisor(norm, self._clip)
                 update(closure)
 
         optimizer.step = step
