@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import deepspeed
 import torch
@@ -88,7 +89,8 @@ class Engine:
             "topology": topology,
             "seed": config.run.seed,
         }
-        build = pipeline.pipeline_module if self._pipelined else GPT
+        self._compiled = config.run.compile_blocks
+        build = partial(pipeline.pipeline_module, compiled=self._compiled) if self._pipelined else GPT
         module = build(config.model, **model_arguments)
         self._vocab_size = vocab_size
         if topology.expert_size > 1:
@@ -107,7 +109,7 @@ class Engine:
             # nothing to average: DeepSpeed would copy all gradients to a buffer and back
             self._engine.enable_backward_allreduce = False
         layers = list(pipeline.indexed_layers(module) if self._pipelined else module.indexed_layers())
-        if config.run.compile_blocks:
+        if self._compiled:
             compile_blocks(layer for _, layer in layers)
         names = {
             parameter: f"layers.{index}.{name}"
@@ -202,7 +204,14 @@ class Engine:
     def _loss(self, batch: _Weighted, auxiliary: list[torch.Tensor] | None = None) -> torch.Tensor:
         """Loss of a micro-batch; `auxiliary` receives those of its mixtures of experts."""
         logits = self._engine(batch.tokens, documents=batch.documents, losses=auxiliary)
-        return cross_entropy(logits, batch.labels, batch.weights, vocab_size=self._vocab_size, topology=self._topology)
+        return cross_entropy(
+            logits,
+            batch.labels,
+            batch.weights,
+            vocab_size=self._vocab_size,
+            topology=self._topology,
+            compiled=self._compiled,
+        )
 
     def _piped(self, batches: list[_Weighted]) -> Iterator[tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]]:
         """The micro-batches as DeepSpeed's pipeline takes them; the documents go to the stage beside it."""
