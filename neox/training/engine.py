@@ -78,8 +78,8 @@ class Engine:
         plain = settings["zero_optimization"]["stage"] == 0 and not self._pipelined
         # at ZeRO 0 in fp32 DeepSpeed clips without telling the norm, so the step does both itself
         self._owns_norm = plain and config.precision.precision == "fp32"
-        # elsewhere DeepSpeed tells it, but would make the host wait for it to clip; the update clips in passing
-        self._clips = not plain
+        # elsewhere DeepSpeed tells it, but would make the host wait for it to clip; the update clips in passing, unless it is the host's
+        self._clips = not plain and not config.optimization.zero_optimization.offloads_optimizer
         if self._owns_norm or self._clips:
             settings["gradient_clipping"] = 0.0
         model_arguments = {
