@@ -39,7 +39,8 @@ def base_config(config: Any) -> dict[str, Any]:
         fp16 = section.fp16 or Fp16()
         settings["fp16"] = {name: getattr(fp16, name) for name in Fp16.model_fields} | {"enabled": True}
     if section.precision == "bf16":
-        settings["bf16"] = {"enabled": True}
+        # the norm tells the same; this would be a pass over all gradients, for which the host waits
+        settings["bf16"] = {"enabled": True, "check_grad_overflow": False}
     if section.fp32_allreduce:
         settings["communication_data_type"] = "fp32"
     if config.parallel.pipe_size > 1 and config.parallel.sequence_parallel:

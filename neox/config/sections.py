@@ -658,7 +658,8 @@ class RunConfig(Section):
     )
     compile_blocks: bool = Field(
         False,
-        description="compile the blocks with torch.compile: faster steps, for half a minute of compiling at the first start",
+        description="compile the blocks and the loss with torch.compile: faster steps, for half a minute of compiling at the first "
+        "start",
     )
     exit_interval: PositiveInt | None = Field(None, description="save and stop after a multiple of this many steps")
     preflight: bool = Field(

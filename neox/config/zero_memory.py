@@ -54,6 +54,8 @@ class ZeroMemory:
         if self._on_host and self._zero.stage >= 2:
             return 0
         whole = self.trained
+        if self._zero.stage == 0 and self._replicas == 1:
+            return FP32 * whole  # added up in fp32: neox/training/masters.py
         return self._width * {0: whole, 1: whole, 2: self._touched, 3: self._shard}[self._zero.stage]
 
     @property

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
 from neox.config.mup import score_scale
 from neox.config.sections import ModelConfig
@@ -15,7 +16,7 @@ from neox.model.documents import Documents
 from neox.model.heads import split_heads
 from neox.model.kernels import attend, kernel_for
 from neox.model.linear import ColumnLinear, RowLinear, Sharding
-from neox.model.masks import cached_mask, needs_mask
+from neox.model.masks import cached_mask, needs_mask, sequence_blocks
 from neox.model.norms import norm
 from neox.model.relative import position_bias
 from neox.model.rotary import rotary_of, rotary_tables
@@ -47,18 +48,30 @@ class Attention(nn.Module):
         self.query_norm = norm(model, self.head_dim, sharding.shared) if model.use_qk_layernorm else None
         self.key_norm = norm(model, self.head_dim, sharding.shared) if model.use_qk_layernorm else None
         self.position_bias = position_bias(model, sharding)
+        self.window_blocks: BlockMask | None = None
         self.dense = RowLinear(
             model.hidden_size, model.hidden_size, bias=model.use_bias_in_attn_linear, sharding=sharding
         )
 
-    def prepare(self, documents: Documents | None, hidden: Tensor) -> None:
-        """Have the mask of documents made, if this is the first layer that reads it; call it before the layer, which may be compiled."""
-        if documents is None or documents.numbers is None:
+    def prepare(self, hidden: Tensor, cache: KeyValueCache | None, documents: Documents | None) -> None:
+        """Have the masks at hand that a compiled graph cannot make; call it before each `forward`, with the block's arguments."""
+        self.window_blocks = None
+        apart = documents is not None and documents.numbers is not None
+        if cache is not None or not (apart or self.window):
             return
-        drops = self.training and self.dropout > 0
-        kernel = kernel_for("documents", device=hidden.device, dtype=hidden.dtype, head_dim=self.head_dim, drops=drops)
+        kernel = kernel_for(
+            "documents" if apart else "window",
+            device=hidden.device,
+            dtype=hidden.dtype,
+            head_dim=self.head_dim,
+            drops=self.training and self.dropout > 0,
+        )
         blocks = kernel == "flex" and self.position_bias is None
-        documents.prepare(self.window, causal=self.causal, blocks=blocks)
+        seq = len(hidden) * (self.sharding.size if self.sharding.sequence else 1)
+        if apart:
+            documents.prepare(self.window, causal=self.causal, blocks=blocks)
+        elif blocks and self.window < seq:
+            self.window_blocks = sequence_blocks(seq, self.window, hidden.device)
 
     def forward(self, hidden: Tensor, cache: KeyValueCache | None = None, documents: Documents | None = None) -> Tensor:
         packed = self.query_key_value(hidden)
@@ -120,6 +133,8 @@ class Attention(nn.Module):
             return {"mask": documents.mask(self.window)}
         if not self.causal:
             return {}
+        if self.window_blocks is not None:
+            return {"mask": self.window_blocks}
         if cache is None:
             return {"causal": True, "window": self.window if self.window and self.window < seq else None}
         if needs_mask(cache, seq, self.window):

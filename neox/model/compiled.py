@@ -10,7 +10,7 @@ from torch import nn
 from neox.model.attention import Attention
 from neox.model.block import Block
 from neox.model.kernels import kernel_for
-from neox.model.masks import sequence_blocks, sequence_mask
+from neox.model.masks import sequence_mask
 from neox.model.moe import MixtureOfExperts
 
 
@@ -21,7 +21,7 @@ def compile_blocks(layers: Iterable[nn.Module]) -> None:
     do blocks with a mixture of experts, whose shapes change from step to step.
     """
     # what depends on shapes alone is made once and read by all blocks, not computed again in each
-    for constant in (Attention.tables, kernel_for.__wrapped__, sequence_blocks.__wrapped__, sequence_mask.__wrapped__):
+    for constant in (Attention.tables, kernel_for.__wrapped__, sequence_mask.__wrapped__):
         torch.compiler.assume_constant_result(constant)
     for layer in layers:
         if isinstance(layer, Block) and not isinstance(layer.mlp, MixtureOfExperts):

@@ -160,7 +160,7 @@ class GPT(nn.Module):
         losses: list[Tensor] = []
         for index in range(first, last):
             block = self.layers[1 + index]
-            block.attention.prepare(documents, hidden)
+            block.attention.prepare(hidden, cache, documents)
             # by name: ZeRO 3 looks for tensors in what comes by place
             hidden = block(hidden, cache, documents=documents, losses=losses)
         return hidden, losses

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from neox.model.masks import sequence_blocks, sequence_mask
+from neox.model.masks import sequence_mask
 
 Kernel = Literal["sdpa", "flex", "flash_attn"]
 HALVES = (torch.float16, torch.bfloat16)
@@ -64,7 +64,8 @@ def attend(
 
     queries: (batch, heads, seq, head_dim). keys and values: (batch, groups, keys, head_dim), each group shared by
     heads / groups consecutive heads. mask: bool, True where a key is seen, or a bias of the scores, or FlexAttention's. causal:
-    instead of a mask, each query sees itself and what is before it; window: of this, the last so many.
+    instead of a mask, each query sees itself and what is before it; window: of this, the last so many, where no mask of
+    FlexAttention's says so.
     """
     if window is not None:
         assert causal and mask is None
@@ -72,7 +73,7 @@ def attend(
         kernel = kernel_for("window", device=device, dtype=queries.dtype, head_dim=queries.shape[3], drops=dropout > 0)
         if kernel == "flash_attn":
             return _flash_attn(queries, keys, values, window, scale, dropout)
-        causal, mask = False, (sequence_blocks if kernel == "flex" else sequence_mask)(seq, window, device)
+        causal, mask = False, sequence_mask(seq, window, device)
     group_size = queries.shape[1] // keys.shape[1]
     if isinstance(mask, BlockMask):
         flex = flex_attention if torch.compiler.is_compiling() else _compiled_flex()

@@ -53,7 +53,7 @@ class Stage(PipelineModule):
         documents = next(self.documents)
         for layer in self.forward_funcs:
             if isinstance(layer, Block):
-                layer.attention.prepare(documents, hidden)
+                layer.attention.prepare(hidden, None, documents)
             if layer in self._recomputed:
                 hidden = checkpoint(
                     layer, hidden, documents=documents, use_reentrant=False, preserve_rng_state=self._dropout
@@ -73,8 +73,9 @@ def pipeline_module(
     recompute: RecomputeConfig | None = None,
     sequence_parallel: bool = False,
     seed: int | None = None,
+    compiled: bool = False,
 ) -> Stage:
-    """This process's stage; arguments as for GPT. Every rank calls this: it makes groups and balances the blocks.
+    """This process's stage; arguments as for GPT. compiled: the loss is, by torch.compile. Every rank calls this: it makes groups and balances the blocks.
 
     Its loss function takes (labels, weights) beside the logits of the last stage.
     """
@@ -83,7 +84,7 @@ def pipeline_module(
 
     def loss(logits: Tensor, labels_and_weights: tuple[Tensor, Tensor]) -> Tensor:
         labels, weights = labels_and_weights
-        return cross_entropy(logits, labels, weights, vocab_size=vocab_size, topology=topology)
+        return cross_entropy(logits, labels, weights, vocab_size=vocab_size, topology=topology, compiled=compiled)
 
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its layers; the plan has said where they are
         stage = Stage(

@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import deepspeed
 import torch
@@ -66,7 +67,9 @@ class Engine:
         plain = settings["zero_optimization"]["stage"] == 0 and not self._pipelined
         # at ZeRO 0 in fp32 DeepSpeed clips without telling the norm, so the step does both itself
         self._owns_norm = plain and config.precision.precision == "fp32"
-        if self._owns_norm:
+        # elsewhere DeepSpeed tells it, but would make the host wait for it to clip; the update clips in passing, unless it is the host's
+        self._clips = not plain and not config.optimization.zero_optimization.offloads_optimizer
+        if self._owns_norm or self._clips:
             settings["gradient_clipping"] = 0.0
         model_arguments = {
             "recompute": config.recompute,
@@ -75,7 +78,8 @@ class Engine:
             "topology": topology,
             "seed": config.run.seed,
         }
-        build = pipeline.pipeline_module if self._pipelined else GPT
+        self._compiled = config.run.compile_blocks
+        build = partial(pipeline.pipeline_module, compiled=self._compiled) if self._pipelined else GPT
         module = build(config.model, **model_arguments)
         self._objective = build_objective(config, vocab_size, topology, module, reference)
         if topology.expert_size > 1:
@@ -95,7 +99,7 @@ class Engine:
             # nothing to average: DeepSpeed would copy all gradients to a buffer and back
             self._engine.enable_backward_allreduce = False
         layers = list(pipeline.indexed_layers(module) if self._pipelined else module.indexed_layers())
-        if config.run.compile_blocks:
+        if self._compiled:
             compile_blocks(layer for _, layer in layers)
         names = {
             parameter: f"layers.{index}.{name}"
@@ -165,7 +169,8 @@ class Engine:
         return self._means([{"lm_loss": loss, **measures} for loss, measures in measured])
 
     def _ask_before_updates(self) -> None:
-        """Have the torch optimizer, which is innermost in every wrapper, ask `admits` once a step before it changes anything."""
+        """Have the torch optimizer, which is innermost in every wrapper, ask `admits` once a step before it changes anything, and
+        clip where nobody else does."""
         optimizer = base_optimizer(self._engine.optimizer)
         update = optimizer.step
 
@@ -177,6 +182,9 @@ class Engine:
                     loss = self._mean_over_replicas(self._loss_so_far.clone())
                 self._admitted = self._admits(float(loss), float(self._engine.optimizer._global_grad_norm))
             if self._admitted is not False:
+                if self._clips:
+                    norm = torch.as_tensor(self._engine.optimizer._global_grad_norm, dtype=torch.float32)
+                    optimizer.grad_scale = divisor(norm, self._clip)
                 update(closure)
 
         optimizer.step = step

@@ -33,10 +33,10 @@ def _squares(gradients: list[tuple[nn.Parameter, Tensor]], topology: Topology) -
     split, whole = [], []
     for parameter, gradient in gradients:
         (split if getattr(parameter, "tensor_model_parallel", False) else whole).append(gradient)
-    squares = torch.nn.utils.get_total_norm(split).square().to(topology.device)
+    squares = torch.nn.utils.get_total_norm(split).square().to(topology.device, non_blocking=True)
     if topology.tensor_size > 1:
         distributed.all_reduce(squares, group=topology.tensor_group)
-    return squares + torch.nn.utils.get_total_norm(whole).square().to(topology.device)
+    return squares + torch.nn.utils.get_total_norm(whole).square().to(topology.device, non_blocking=True)
 
 
 def divisor(norm: Tensor, clip: float) -> Tensor:

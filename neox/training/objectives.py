@@ -41,6 +41,7 @@ class TokenLoss:
     def __init__(self, config: Config, vocab_size: int, topology: Topology):
         self._topology = topology
         self._vocab_size = vocab_size
+        self._compiled = config.run.compile_blocks
         self._masked = config.data.masks_loss or config.model.train_impl == "mlm"
         self._micro_batches = config.batch.gradient_accumulation_steps * topology.data_size
 
@@ -55,7 +56,14 @@ class TokenLoss:
     def __call__(self, model: Callable[..., Tensor], batch: MicroBatch, auxiliary: list[Tensor] | None) -> Measured:
         """auxiliary: a list that receives the losses of mixtures of experts."""
         logits = model(batch.tokens, documents=batch.documents, losses=auxiliary)
-        loss = cross_entropy(logits, batch.labels, batch.weights, vocab_size=self._vocab_size, topology=self._topology)
+        loss = cross_entropy(
+            logits,
+            batch.labels,
+            batch.weights,
+            vocab_size=self._vocab_size,
+            topology=self._topology,
+            compiled=self._compiled,
+        )
         return loss, {}
 
 
@@ -66,9 +74,12 @@ class PreferenceLoss:
     classifier which tells the preferred answer by its reward. A micro-batch has a preferred answer before each rejected one.
     """
 
-    def __init__(self, beta: float, vocab_size: int, topology: Topology, reference: GPT | None):
+    def __init__(
+        self, beta: float, vocab_size: int, topology: Topology, reference: GPT | None, *, compiled: bool = False
+    ):
         """reference: a frozen model, or the trained one where its adapters are all that is trained; None for no reference."""
         self._beta = beta
+        self._compiled = compiled
         self._vocab_size = vocab_size
         self._topology = topology
         self._reference = reference
@@ -104,7 +115,9 @@ class PreferenceLoss:
     ) -> Tensor:
         """Log-probability of each answer, fp32 (rows,)."""
         logits = model(batch.tokens, documents=batch.documents, losses=auxiliary)
-        losses = token_losses(logits, batch.labels, vocab_size=self._vocab_size, topology=self._topology)
+        losses = token_losses(
+            logits, batch.labels, vocab_size=self._vocab_size, topology=self._topology, compiled=self._compiled
+        )
         return -(losses * batch.weights.t()).sum(0)
 
 
@@ -119,4 +132,4 @@ def build_objective(
     if config.model.train_impl != "dpo":
         return TokenLoss(config, vocab_size, topology)
     usual = (reference or module) if has_reference(config.model) else None
-    return PreferenceLoss(config.model.dpo_beta, vocab_size, topology, usual)
+    return PreferenceLoss(config.model.dpo_beta, vocab_size, topology, usual, compiled=config.run.compile_blocks)

@@ -44,6 +44,12 @@ def test_one_replica_has_nothing_to_divide():
         assert memory_of(num_gpus=1, zero_optimization=offloaded, **precision).optimizer == 0
 
 
+def test_one_replica_adds_up_gradients_in_fp32():
+    parameters = parameter_counts(config_of().model, VOCAB).total
+    assert memory_of(num_gpus=1, bf16={}).gradients == memory_of(num_gpus=1).gradients == 4 * parameters
+    assert memory_of(num_gpus=2, bf16={}).gradients == 2 * parameters
+
+
 def test_frozen_weights_have_no_state():
     lora = {"lora_rank": 4, "lora_targets": ["query_key_value", "dense_4h_to_h"]}
     counts = parameter_counts(config_of(**lora).model, VOCAB)

@@ -9,7 +9,7 @@ from support.attention import SCALE, SEQ, assert_equal, document_numbers, tensor
 from neox.model import kernels
 from neox.model.documents import Documents
 from neox.model.kernels import attend, kernel_for
-from neox.model.masks import distances, visible
+from neox.model.masks import distances, sequence_blocks, visible
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
@@ -25,20 +25,16 @@ def gpu() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device())
 
 
-@pytest.fixture(params=["flex", "flash_attn", "sdpa"])
-def each_kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each kernel in turn takes the windows."""
-    if request.param == "flash_attn" and not find_spec("flash_attn"):
-        pytest.skip("flash-attn is not installed")
-    monkeypatch.setattr(kernels, "kernel_for", lambda *_, **__: request.param)
-
-
-@pytest.mark.usefixtures("each_kernel")
+@pytest.mark.parametrize("kernel", ["flex", "flash_attn", "sdpa"])
 @pytest.mark.parametrize("groups", [1, 2, 4])
-def test_windows_equal_a_plain_softmax(groups: int) -> None:
+def test_windows_equal_a_plain_softmax(kernel: str, groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kernel == "flash_attn" and not find_spec("flash_attn"):
+        pytest.skip("flash-attn is not installed")
+    monkeypatch.setattr(kernels, "kernel_for", lambda *_, **__: kernel)
     inputs, towards = tensors(groups, torch.bfloat16, "cuda")
     for window in (1, WINDOW, 150):
-        found = attend(*inputs, causal=True, window=window, scale=SCALE)
+        seen = {"mask": sequence_blocks(SEQ, window, gpu())} if kernel == "flex" else {"causal": True, "window": window}
+        found = attend(*inputs, **seen, scale=SCALE)
         assert_equal(found, inputs, towards, visible(distances(0, SEQ, gpu()), window))
 
 
@@ -63,8 +59,9 @@ def test_a_long_window_holds_no_mask_of_all_pairs() -> None:
     assert kernel_for("documents", **kind) == "flex"
     seq = 16_384
     inputs = [torch.randn(1, 2, seq, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
-    attend(*inputs, causal=True, window=256, scale=SCALE).sum().backward()  # makes what is made once
+    blocks = sequence_blocks(seq, 256, gpu())
+    attend(*inputs, mask=blocks, scale=SCALE).sum().backward()  # compiles
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    attend(*inputs, causal=True, window=256, scale=SCALE).sum().backward()
+    attend(*inputs, mask=blocks, scale=SCALE).sum().backward()
     assert torch.cuda.max_memory_allocated() - before < seq * seq / 4, "a quarter of a byte for each pair"

@@ -17,7 +17,7 @@ from neox.model.compiled import compile_blocks
 from neox.model.documents import Documents
 from neox.model.gpt import GPT
 from neox.model.kernels import HALVES, attend, kernel_for
-from neox.model.masks import distances, visible
+from neox.model.masks import distances, sequence_blocks, visible
 
 CPU = torch.device("cpu")
 
@@ -28,8 +28,7 @@ def on_flex(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flex_attention, "_validate_device", lambda *_: None)
     monkeypatch.setattr(kernels, "_compiled_flex", lambda: flex_attention.flex_attention)
     monkeypatch.setattr(flex_attention, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
-    for module in (kernels, attention):
-        monkeypatch.setattr(module, "kernel_for", lambda *_, **__: "flex")
+    monkeypatch.setattr(attention, "kernel_for", lambda *_, **__: "flex")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -43,7 +42,8 @@ def test_equals_a_plain_softmax(kernel: str, groups: int, dtype: torch.dtype, re
     same = numbers[:, None, :, None] == numbers[:, None, None, :]
     assert_equal(attend(*inputs, causal=True, scale=SCALE), inputs, towards, visible(distance, None))
     for window in (1, 150):
-        found = attend(*inputs, causal=True, window=window, scale=SCALE)
+        seen = {"mask": sequence_blocks(SEQ, window, CPU)} if kernel == "flex" else {"causal": True, "window": window}
+        found = attend(*inputs, **seen, scale=SCALE)
         assert_equal(found, inputs, towards, visible(distance, window))
     for window, causal in ((None, True), (50, True), (None, False)):
         documents = Documents(numbers, None)

@@ -15,14 +15,18 @@ def reference(logits, labels, weights, vocab_size):
 
 
 @pytest.mark.parametrize("vocab_size", [128, 65, 1])
-@pytest.mark.parametrize("chunk", [1, 3 * 128, 1 << 20])
-def test_equals_torch(monkeypatch: pytest.MonkeyPatch, vocab_size: int, chunk: int) -> None:
+@pytest.mark.parametrize("chunk", [1, 3 * 128, 1 << 20, None])
+def test_equals_torch(monkeypatch: pytest.MonkeyPatch, vocab_size: int, chunk: int | None) -> None:
+    """chunk: None for the formula that is compiled, which is the same uncompiled."""
     monkeypatch.setitem(loss.LOSS_CHUNK, "cpu", chunk)
+    monkeypatch.setattr(loss, "_compiled", lambda function: function)
     torch.manual_seed(0)
     logits = (5 * torch.randn(7, 4, 128)).requires_grad_()
     labels = torch.randint(vocab_size, (4, 7))
     weights = torch.rand(4, 7)
-    found = cross_entropy(logits, labels, weights, vocab_size=vocab_size, topology=topology_of())
+    found = cross_entropy(
+        logits, labels, weights, vocab_size=vocab_size, topology=topology_of(), compiled=chunk is None
+    )
     (gradient,) = torch.autograd.grad(3 * found, logits)
     expected = reference(logits, labels, weights, vocab_size)
     (expected_gradient,) = torch.autograd.grad(3 * expected, logits)

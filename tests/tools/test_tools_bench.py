@@ -108,7 +108,7 @@ def test_the_plain_loop_learns(precision: str) -> None:
 
 @pytest.mark.long
 def test_json_has_every_contestant() -> None:
-    command = "tools/bench.py train --json --device cpu --shape quickstart --precision bf16 --steps 1"
+    command = "tools/bench.py train --json --device cpu --shape quickstart --precision bf16 --steps 1 --local"
     done = subprocess.run(
         [sys.executable, *command.split(), "--seq", "32", "--micro-batch", "2"],
         cwd=ROOT,
@@ -122,7 +122,10 @@ def test_json_has_every_contestant() -> None:
     assert result["benchmark"] == "train" and result["machine"]["device"] == "cpu"
     (row,) = result["rows"]
     names = [entry["name"] for entry in row["contestants"]]
-    assert names == ["neox", "plain autocast", "plain masters"] and row["product"] == "neox"
+    assert names == ["neox", "neox, local", "plain autocast", "plain masters"] and row["product"] == "neox"
+    assert row["local_ratio"] == pytest.approx(
+        row["contestants"][1]["tokens_per_sec"] / row["contestants"][0]["tokens_per_sec"]
+    )
     assert row["matrix_product_flops_per_sec"] > 0
     assert {"shape", "precision", "parameters", "cpu_seconds_ratio"} <= row.keys()
     peer = next(entry for entry in row["contestants"] if entry["name"] == row["peer"])

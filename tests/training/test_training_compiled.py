@@ -1,4 +1,4 @@
-"""Compiled blocks train as blocks that are not compiled, and are compiled once for all layers."""
+"""Compiled blocks and losses train as blocks that are not compiled, and are compiled once for all layers."""
 
 from pathlib import Path
 
@@ -40,6 +40,7 @@ def equal(results: list, names: list[str]) -> None:
         )
 
 
+LOSS = 2  # its passes forward and back
 GRAPHS = {"rotary": 1, "windows": 2, "recomputed": 1, "bf16": 1, "mixtures": 1}
 
 
@@ -50,7 +51,7 @@ def test_one_process(tmp_path: Path, names: list[str]) -> None:
     models = [MODELS[name] for name in names]
     results, graphs = run_workers(plain_and_compiled, tmp_path, processes=1, tensor=1, models=models)[0]
     equal(results, names)
-    assert graphs == [GRAPHS[name] for name in names]
+    assert graphs == [LOSS + GRAPHS[name] for name in names]
 
 
 @pytest.mark.long

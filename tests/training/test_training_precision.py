@@ -1,8 +1,10 @@
 """Training in 16 bits at ZeRO 0, where the masters are ours, against ZeRO 1, where they are DeepSpeed's, and against fp32."""
 
+from pathlib import Path
+
 import pytest
 import torch
-from support.engines import losses_and_norms
+from support.engines import losses_and_norms, summed_in_fp32
 from support.workers import run_workers
 
 from neox.training.gradients import divisor
@@ -40,6 +42,14 @@ def test_zero_0_trains_in_16_bits_like_zero_1(runs: dict[int, list], precision: 
     torch.testing.assert_close(plain, partitioned, rtol=2e-3, atol=0)
     torch.testing.assert_close(plain, full, rtol=5e-2, atol=0)
     assert plain[0, -1] < plain[0, 0] - 0.5, "the loss falls"
+
+
+def test_gradients_of_micro_batches_are_added_up_in_fp32(tmp_path: Path) -> None:
+    """A sum in bf16 of so many is off by a hundredth."""
+    (sums,) = run_workers(summed_in_fp32, tmp_path, processes=1, keys={"precision": "bf16"})
+    for taken, exact, rounded in zip(sums["taken"], sums["fp32"], sums["16 bits"]):
+        error, of_bf16 = ((found - exact).norm() / exact.norm() for found in (taken, rounded))
+        assert error < 1e-4 < 1e-3 < of_bf16
 
 
 def test_the_divisor_clips_like_torch() -> None:

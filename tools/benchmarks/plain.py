@@ -162,8 +162,8 @@ def random_batches(vocab_size: int, batch_size: int, seq_length: int, pool: int 
     """Endless (tokens, labels) of random ids, (batch_size, seq_length) int64 each; the same for every caller."""
     generator = torch.Generator().manual_seed(0)
     samples = torch.randint(vocab_size, (pool, batch_size, seq_length + 1), generator=generator)
+    pairs = [(sample[:, :-1].contiguous(), sample[:, 1:].contiguous()) for sample in samples]
     if torch.cuda.is_available():
-        samples = samples.pin_memory()
+        pairs = [(tokens.pin_memory(), labels.pin_memory()) for tokens, labels in pairs]
     while True:
-        for sample in samples:
-            yield sample[:, :-1].contiguous(), sample[:, 1:].contiguous()
+        yield from pairs

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from neox.config.handover import unpack
-from neox.data.batches import Batch
+from neox.data.batches import Batch, ahead
 from neox.parallel import topology as parallel
 from neox.parallel.seeding import seed_everything
 from neox.training.engine import Engine
@@ -33,7 +33,7 @@ def main() -> None:
         topology = parallel.initialize(config.parallel, config.run.distributed_backend)
         seed_everything(config.run.seed, topology)
         engine = Engine(config, topology, arguments.vocab_size)
-        samples = batches()
+        samples = ahead(batches(), topology.device)
         return timed(lambda: engine.train_step(samples, LEARNING_RATE).loss)
 
     serve(arguments.answers, build, device)
