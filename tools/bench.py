@@ -159,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     generate.add_argument("--prompt", type=_positive, default=256, metavar="N", help="tokens of each prompt (256)")
     generate.add_argument("--new", type=_at_least_two, default=64, metavar="N", help="tokens to generate (64)")
-    generate.add_argument("--rounds", type=_positive, default=5, metavar="N", help="turns of each contestant (5)")
+    generate.add_argument("--rounds", type=_positive, default=3, metavar="N", help="turns of each contestant (3)")
     train.add_argument("--shape", choices=SHAPES, nargs="+", help="models to measure")
     train.add_argument("--precision", choices=PRECISIONS, nargs="+", help="number formats to measure")
     train.add_argument("--steps", type=_positive, help="timed steps of each contestant, in up to 8 turns")

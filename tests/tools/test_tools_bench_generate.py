@@ -13,8 +13,8 @@ def test_both_write_the_same_texts_and_are_compared() -> None:
     assert [row["batch"] for row in result["rows"]] == [1, 2]
     assert all(row["same_texts"] == 1 for row in result["rows"]), "the exporter gives the same weights"
     for row in result["rows"]:
-        rate, peer = (row[name]["prompt_tokens_per_sec"] for name in ("ours", "transformers"))
-        assert row["prompt_ratio"] == pytest.approx(rate / peer)
+        rates = row["prompt"]["tokens_per_sec"]
+        assert row["prompt"]["ratio"] == pytest.approx(rates["ours"] / rates["transformers"])
     console = Console(record=True, width=120)
     print_generate(result, console)
     assert "each of 2 further tokens" in console.export_text()

@@ -77,50 +77,49 @@ def _run(bench: GenerateBench, precision: str) -> dict[str, Any]:
 
 def _row(bench: GenerateBench, precision: str, floor: float, row: dict[str, Any]) -> dict[str, Any]:
     """floor: seconds in which the weights are read once."""
-    rates = {
-        name: {
-            "prompt_tokens_per_sec": row["batch"] * bench.prompt_tokens / seconds["prompt"],
-            "new_tokens_per_sec": row["batch"] / seconds["token"],
-        }
-        for name, seconds in row["seconds"].items()
-    }
-    ours, theirs = row["seconds"]["ours"], row["seconds"]["transformers"]
+    tokens = {"prompt": row["batch"] * bench.prompt_tokens, "token": row["batch"]}
     return {
         "precision": precision,
         "batch": row["batch"],
         "same_texts": row["same_texts"],
-        **rates,
-        "floor_new_tokens_per_sec": row["batch"] / floor,
-        "prompt_ratio": theirs["prompt"] / ours["prompt"],
-        "new_ratio": theirs["token"] / ours["token"],
-        "floor_ratio": floor / ours["token"],
+        **{kind: _compared(row[kind], count) for kind, count in tokens.items()},
+        "floor_tokens_per_sec": row["batch"] / floor,
+        "floor_ratio": floor / row["token"]["ours"]["seconds"],
+    }
+
+
+def _compared(costs: dict[str, dict[str, float]], tokens: int) -> dict[str, Any]:
+    """Rates of both, and the ratios of ours to transformers'."""
+    ours, theirs = costs["ours"], costs["transformers"]
+    return {
+        "tokens_per_sec": {name: tokens / cost["seconds"] for name, cost in costs.items()},
+        "ratio": theirs["seconds"] / ours["seconds"],
+        "cpu_seconds_ratio": ours["cpu_seconds"] / theirs["cpu_seconds"],
     }
 
 
 def print_generate(result: dict[str, Any], console: Console) -> None:
-    """The prompt and the new tokens, a table each."""
+    """The prompt and the new tokens, a table each; CPU is our CPU-seconds over theirs, equal the share of equal texts."""
     facts, versions = result["machine"], result["versions"]
     packages = f"torch {versions['torch']}, transformers {versions['transformers']}"
     console.print(f"{facts['cpu']}, {facts['cores']} cores; {packages}; {result['shape']}", highlight=False)
     console.print(
         _table(f"{result['prompt_tokens']} tokens of the prompt and the first new one, tokens/s", "prompt", result),
-        _table(f"each of {result['new_tokens'] - 1} further tokens, tokens/s", "new", result),
+        _table(f"each of {result['new_tokens'] - 1} further tokens, tokens/s", "token", result),
     )
 
 
 def _table(title: str, kind: str, result: dict[str, Any]) -> Table:
     table = Table(title=title, title_justify="left")
-    for heading in ("precision", "batch", "ours", "transformers", "ratio"):
+    headings = ["precision", "batch", "ours", "theirs", "ratio", "CPU"]
+    for heading in headings + (["memory", "of it", "equal"] if kind == "token" else []):
         table.add_column(heading, justify="left" if heading == "precision" else "right")
-    if kind == "new":
-        for heading in ("memory", "of it", "same texts"):
-            table.add_column(heading, justify="right")
     for row in result["rows"]:
+        compared = row[kind]
         cells = [row["precision"], str(row["batch"])]
-        cells += [f"{row[name][f'{kind}_tokens_per_sec']:,.1f}" for name in ("ours", "transformers")]
-        cells.append(f"{row[f'{kind}_ratio']:.2f}")
-        if kind == "new":
-            floor = f"{row['floor_new_tokens_per_sec']:,.1f}"
-            cells += [floor, f"{row['floor_ratio']:.2f}", f"{row['same_texts']:.0%}"]
+        cells += [f"{compared['tokens_per_sec'][name]:,.1f}" for name in ("ours", "transformers")]
+        cells += [f"{compared['ratio']:.2f}", f"{compared['cpu_seconds_ratio']:.2f}"]
+        if kind == "token":
+            cells += [f"{row['floor_tokens_per_sec']:,.1f}", f"{row['floor_ratio']:.2f}", f"{row['same_texts']:.0%}"]
         table.add_row(*cells)
     return table

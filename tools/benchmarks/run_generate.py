@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -33,6 +34,7 @@ from tools.benchmarks.shapes import SHAPES, bench_config
 
 READ_BYTES = 1 << 30  # far beyond what a cache holds
 WARMUP_TOKENS = 2
+COST = ("seconds", "cpu_seconds")
 
 Generate = Callable[[int], list[list[int]]]  # the ids of so many new tokens of each prompt
 
@@ -75,29 +77,29 @@ def main() -> None:
 
 
 def _contest(contestants: dict[str, Generate], new: int, rounds: int) -> dict[str, Any]:
-    """Medians of the seconds until the first new token, and for each further one; and the share of the texts that are equal."""
-    turns: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
+    """Medians of what it costs until the first new token, and for each further one; and the share of the texts that are equal."""
+    turns: dict[str, list[numpy.ndarray]] = {name: [] for name in contestants}
     texts = {name: generate(WARMUP_TOKENS) for name, generate in contestants.items()}
     for number in range(rounds):
         for name in list(contestants) if number % 2 == 0 else reversed(contestants):
             first, _ = _timed(contestants[name], 1)
             whole, texts[name] = _timed(contestants[name], new)
-            turns[name].append((first, (whole - first) / (new - 1)))
+            turns[name].append(numpy.array([first, (whole - first) / (new - 1)]))
+    costs = {name: numpy.median(of, axis=0).tolist() for name, of in turns.items()}
     equal = [ours == theirs for ours, theirs in zip(*texts.values(), strict=True)]
     return {
         "same_texts": sum(equal)
         / len(equal),  # rounding may part two tokens that are nearly tied, in 16 bits above all
-        "seconds": {
-            name: {"prompt": median(first for first, _ in of), "token": median(each for _, each in of)}
-            for name, of in turns.items()
-        },
+        "prompt": {name: dict(zip(COST, first, strict=True)) for name, (first, _) in costs.items()},
+        "token": {name: dict(zip(COST, each, strict=True)) for name, (_, each) in costs.items()},
     }
 
 
-def _timed(generate: Generate, new: int) -> tuple[float, list[list[int]]]:
-    began = time.perf_counter()
+def _timed(generate: Generate, new: int) -> tuple[numpy.ndarray, list[list[int]]]:
+    """What it took, as COST names it, and the texts."""
+    began = numpy.array([time.perf_counter(), time.process_time()])
     texts = generate(new)  # lists: the device has finished
-    return time.perf_counter() - began, texts
+    return numpy.array([time.perf_counter(), time.process_time()]) - began, texts
 
 
 def _ours(generator: Generator, prompts: torch.Tensor, new: int) -> list[list[int]]:
