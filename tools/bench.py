@@ -5,6 +5,7 @@
     python tools/bench.py memory                                 # what the plan says of memory against real runs
     python tools/bench.py launch                                 # from Enter to the first step
     python tools/bench.py checkpoint --shape 125M --steps 20     # what saving costs the loop, and against the disk's speed
+    python tools/bench.py generate                               # tokens a second, against transformers and the memory
     python tools/bench.py scale                                  # 1, 2 and 4 processes: efficiency, bubble, the plan's times
     python tools/bench.py data --workers 1 2 4                   # preprocessing, 100 MB of the sample corpus
 
@@ -30,6 +31,7 @@ from neox.config.sections import TokenizerConfig
 from neox.launch.cores import usable_cores
 from tools.benchmarks.checkpoint import CheckpointBench, bench_checkpoint, print_checkpoint
 from tools.benchmarks.data import DataBench, bench_data, print_data_result
+from tools.benchmarks.generate import GenerateBench, bench_generate, print_generate
 from tools.benchmarks.launch import LaunchBench, bench_launch, print_launch
 from tools.benchmarks.memory import CASES, bench_memory, print_memory
 from tools.benchmarks.plain import PRECISIONS
@@ -97,6 +99,19 @@ def _checkpoint(options: argparse.Namespace, console: Console) -> dict[str, Any]
     return bench_checkpoint(bench, console)
 
 
+def _generate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    bench = GenerateBench(
+        device=options.device,
+        shape=options.shape,
+        precisions=tuple(options.precision or DEFAULT_PRECISIONS[options.device]),
+        batches=tuple(options.batch),
+        prompt_tokens=options.prompt,
+        new_tokens=options.new,
+        rounds=options.rounds,
+    )
+    return bench_generate(bench, console)
+
+
 def _scale(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     return bench_scale(ScaleBench(tuple(options.processes), options.steps, options.rounds), console)
 
@@ -122,7 +137,8 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="training steps against a plain PyTorch loop", allow_abbrev=False)
     memory = commands.add_parser("memory", help="the plan's memory against real runs", allow_abbrev=False)
     checkpoint = commands.add_parser("checkpoint", help="saves against the disk's speed", allow_abbrev=False)
-    for command in (train, memory, checkpoint):
+    generate = commands.add_parser("generate", help="generation against transformers'", allow_abbrev=False)
+    for command in (train, memory, checkpoint, generate):
         command.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
         command.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if cuda_devices() else "cpu")
     memory.set_defaults(run=_memory, show=print_memory)
@@ -137,6 +153,15 @@ def _parser() -> argparse.ArgumentParser:
     checkpoint.add_argument(
         "--folder", metavar="FOLDER", help="where to save; the folder of temporary files by default"
     )
+    generate.set_defaults(run=_generate, show=print_generate)
+    generate.add_argument("--shape", choices=SHAPES, default="125M", help="model (125M)")
+    generate.add_argument("--precision", choices=PRECISIONS, nargs="+", help="number formats to measure")
+    generate.add_argument(
+        "--batch", type=_positive, nargs="+", default=[1, 8], metavar="N", help="prompts at once (1 8)"
+    )
+    generate.add_argument("--prompt", type=_positive, default=256, metavar="N", help="tokens of each prompt (256)")
+    generate.add_argument("--new", type=_at_least_two, default=64, metavar="N", help="tokens to generate (64)")
+    generate.add_argument("--rounds", type=_positive, default=3, metavar="N", help="turns of each contestant (3)")
     train.add_argument("--shape", choices=SHAPES, nargs="+", help="models to measure")
     train.add_argument("--precision", choices=PRECISIONS, nargs="+", help="number formats to measure")
     train.add_argument("--steps", type=_positive, help="timed steps of each contestant, in up to 8 turns")
@@ -190,6 +215,13 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return number
+
+
+def _at_least_two(text: str) -> int:
+    number = int(text)
+    if number < 2:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 2: the first token comes with the prompt")
     return number
 
 

@@ -33,11 +33,11 @@ class Reading:
         tokens = _filled(text, missing, padding)[:-1]
         targets = _filled(labels, missing, NO_LABEL)[1:]
         learned = targets >= 0
-        ends = tokens == self.eod
         if self.eod_mask_loss:
-            learned &= ~ends
+            learned &= tokens != self.eod
         sample = {"tokens": tokens, "labels": targets.clip(min=0), "loss_mask": learned.astype(numpy.float32)}
-        begins = numpy.concatenate([[True], ends[:-1]])
+        if self.reset_attention_mask or self.reset_position_ids:
+            begins = numpy.concatenate([[True], tokens[:-1] == self.eod])
         if self.reset_attention_mask:
             sample["documents"] = begins.cumsum()
         if self.reset_position_ids:
@@ -47,4 +47,6 @@ class Reading:
 
 
 def _filled(values: numpy.ndarray, missing: int, filling: int) -> numpy.ndarray:
-    return numpy.concatenate([values, numpy.full(missing, filling)]).astype(numpy.int64, copy=False)
+    if missing:  # a sample that is packed lacks nothing
+        values = numpy.concatenate([values, numpy.full(missing, filling)])
+    return values.astype(numpy.int64, copy=False)

@@ -1,4 +1,5 @@
-"""Preprocessing against its peers' loops and against the bare tokenizer, on one corpus, in turns; then the samples of its result."""
+"""Preprocessing against its peers' loops and against the bare tokenizer, on one corpus, in turns; then the samples of its result,
+next to what training steps consume."""
 
 from __future__ import annotations
 
@@ -21,11 +22,13 @@ from neox.config.sections import TokenizerConfig
 from neox.data.corpus import documents, find_corpora
 from neox.data.store import check_store
 from neox.tokenizer.vocabulary import read_vocab_size
+from tools.benchmarks.contest import Entry, contest
 from tools.benchmarks.run_data import CEILINGS, JOBS
-from tools.benchmarks.shapes import ROOT
+from tools.benchmarks.shapes import ROOT, SHAPES, bench_config
 from tools.benchmarks.train import machine
 
 SCRIPT = Path(__file__).resolve().with_name("run_data.py")
+STEP_SHAPES, STEP_PRECISION = ("quickstart", "125M"), "bf16"  # what consumes most
 PEERS = [name for name in JOBS if name != "neox"]
 PACKAGES = ("tiktoken", "tokenizers", "megatron-core", "numpy", "orjson")
 
@@ -50,6 +53,7 @@ def bench_data(bench: DataBench, console: Console) -> dict[str, Any]:
         rows = [_row(bench, workers, corpus, text_bytes, folder, console) for workers in bench.workers]
         console.print("samples from what was written", highlight=False)
         samples = _samples(bench, folder)
+    console.print("training steps", highlight=False)
     return {
         "machine": machine("cpu"),
         "versions": {"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
@@ -57,6 +61,23 @@ def bench_data(bench: DataBench, console: Console) -> dict[str, Any]:
         "tokenizer": bench.tokenizer.model_dump(),
         "rows": rows,
         "samples": samples,
+        "steps": [_step(shape, samples) for shape in STEP_SHAPES],
+    }
+
+
+def _step(shape: str, samples: dict[str, Any]) -> dict[str, Any]:
+    """The tokens a second that a training step on this machine reads, and how many times as fast they come from the map."""
+    config = bench_config(shape, precision=STEP_PRECISION, device="cpu")
+    arguments = ("--vocab-size", str(SHAPES[shape].vocab_size))
+    entry = Entry("neox", "run_neox.py", arguments, config, launched=True)
+    (score,) = contest([entry], device="cpu", rounds=3, steps_per_turn=SHAPES[shape].steps_per_turn["cpu"])
+    rate = config.batch.train_batch_size * config.model.seq_length / score.seconds
+    read = {name: samples["reading"][f"ours, {name}"]["samples_per_sec"] for name in ("sequential", "random")}
+    return {
+        "shape": shape,
+        "precision": STEP_PRECISION,
+        "tokens_per_sec": rate,
+        "times_as_fast": {name: samples["seq_length"] * speed / rate for name, speed in read.items()},
     }
 
 
@@ -137,6 +158,10 @@ def print_data_result(result: dict[str, Any], console: Console) -> None:
     from tools.benchmarks.samples import sample_tables  # noqa: PLC0415 (as above)
 
     console.print(*sample_tables(result["samples"]))
+    for step in result["steps"]:
+        times = ", ".join(f"{times:,.0f} times as fast {name}" for name, times in step["times_as_fast"].items())
+        what = f"a {step['precision']} step of {step['shape']} reads {step['tokens_per_sec']:,.0f} tokens/s"
+        console.print(f"{what}; samples come {times}", highlight=False)
 
 
 def _table(row: dict[str, Any]) -> Table:
