@@ -424,7 +424,7 @@ def test_a_folder_to_save_in(folder, monkeypatch):
     around({**data, "save": "new/folders/below"})
     (complaint,) = refusals({**data, "save": "file/below"})
     assert complaint.endswith("file is a file, not a folder")
-    monkeypatch.setattr(os, "access", lambda path, mode: mode & os.W_OK == 0)  # root may write everywhere
+    monkeypatch.setattr(os, "access", lambda _, mode: mode & os.W_OK == 0)  # root may write everywhere
     (complaint,) = refusals({**data, "save": "locked/below"})
     assert complaint.endswith("cannot be written to")
 
