@@ -212,7 +212,8 @@ def _start(script: Path, resolved: Resolved, notes: list[str], folder: Path, dry
         notes.append(f"master_port {port} is taken: the processes meet at {free}")
     argv = [str(script), "--config", argument(config, folder)]
     if launch.launcher != "local":
-        orders = Path.cwd() / f".neox-{os.getpid()}" / "orders"
+        # the machines of torchrun may share the folder, and containers count their processes from 1
+        orders = Path.cwd() / f".neox-{socket.gethostname()}-{os.getpid()}" / "orders"
         command = launcher_argv(
             launch, resolved.hosts, argv, root=str(ROOT), folder=str(Path.cwd()), orders=str(orders), port=free
         )

@@ -170,12 +170,14 @@ def _torchrun(
     launch: LaunchConfig, hosts: Sequence[Host], argv: list[str], root: str, orders: str, port: int, python: str
 ) -> list[str]:
     """torchrun's elastic agent for this host. The agents find each other, and start again together, by themselves."""
-    command = ["env", f"PYTHONPATH={root}", python, "-m", "torch.distributed.run"]
-    command += ["--nnodes", str(len(hosts)), "--nproc-per-node", str(len(hosts[0].slots))]
     if len(hosts) == 1:
-        command += ["--standalone"]
+        variables, meeting = [], ["--standalone"]
     else:
-        command += ["--rdzv-backend", "c10d", "--rdzv-id", "neox", "--rdzv-endpoint", f"{launch.master_addr}:{port}"]
+        # the agents' shared store is told of once: one that takes a lost one's place waits for it in vain (torch 2.13)
+        variables = ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"]
+        meeting = ["--rdzv-backend", "c10d", "--rdzv-id", "neox", "--rdzv-endpoint", f"{launch.master_addr}:{port}"]
+    command = ["env", f"PYTHONPATH={root}", *variables, python, "-m", "torch.distributed.run"]
+    command += ["--nnodes", str(len(hosts)), "--nproc-per-node", str(len(hosts[0].slots)), *meeting]
     command += ["--max-restarts", str(launch.max_restarts), *launch.launcher_args]
     command += ["-m", "neox.launch.elastic", "--orders", orders]
     if launch.network_interface:

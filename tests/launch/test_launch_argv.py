@@ -114,14 +114,15 @@ def test_mpich():
 
 
 def test_torchrun():
-    start = ["env", "PYTHONPATH=/home/me/my neox", "py", "-m", "torch.distributed.run"]
+    start, module = ["env", "PYTHONPATH=/home/me/my neox"], ["py", "-m", "torch.distributed.run"]
     end = ["-m", "neox.launch.elastic", "--orders", "/run here/o", "--", *ARGV]
     alone = ["--nnodes", "1", "--nproc-per-node", "2", "--standalone", "--max-restarts", "3", "--tee", "3"]
     one = command(HOSTS[:1], launcher="torchrun", max_restarts=3, launcher_args=["--tee", "3"])
-    assert one == [*start, *alone, *end]
+    assert one == [*start, *module, *alone, *end]
     many = ["--nnodes", "2", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-id", "neox"]
     many += ["--rdzv-endpoint", "node-0:29501", "--max-restarts", "0"]
-    assert command(launcher="torchrun", master_addr="node-0") == [*start, *many, *end]
+    expected = [*start, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1", *module, *many, *end]
+    assert command(launcher="torchrun", master_addr="node-0") == expected
 
 
 def test_slurm():
