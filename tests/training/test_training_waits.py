@@ -46,9 +46,7 @@ class OnGpu:
 
     def train_step(self, _batches, _rate: float, _admits: None) -> StepResult:
         self.asked_before.append(len(self.places))
-        return StepResult(
-            loss=torch.ones(()), auxiliary_loss=None, grad_norm=torch.ones(()), skipped=False, loss_scale=None
-        )
+        return StepResult(loss=torch.ones(()), measures={}, grad_norm=torch.ones(()), skipped=False, loss_scale=None)
 
 
 def test_the_loop_asks_for_results_at_logged_steps_alone() -> None:
@@ -66,7 +64,9 @@ def test_the_loop_asks_for_results_at_logged_steps_alone() -> None:
             rollback=lambda: None,
             progress=Progress(),
             reporters=SimpleNamespace(report=lambda *_: None),
-            throughput=Throughput(samples_per_step=1, seq_length=8, flops_per_token=1, processes=1, peak_tflops=None),
+            throughput=Throughput(
+                samples_per_step=1, tokens_per_sample=8, flops_per_token=1, processes=1, peak_tflops=None
+            ),
             signals=SimpleNamespace(agreed=lambda: Asked(stop=False, save=False)),
             watchdog=Watchdog(None),
         )
