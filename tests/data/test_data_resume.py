@@ -167,7 +167,7 @@ def tool(corpora: list[str], name: str, *others: str) -> subprocess.Popen:
 @pytest.fixture
 def large(tmp_path) -> list[str]:
     path = tmp_path / "corpus.jsonl"
-    path.write_text((json.dumps({"text": "word " * 50_000}) + "\n") * 400)  # 100 MB: seconds of work
+    path.write_text((json.dumps({"text": "word " * 50_000}) + "\n") * 200)  # 50 MB: seconds of work
     return [str(path)]
 
 
