@@ -3,7 +3,7 @@
 A script: imports cost seconds a process, so the launcher and the ranks of every life fork from this one process, which has imported
 everything and started nothing. The argument is the file of a JSON list of runs, {"config": path, "ends": [...]}: how each of a
 run's first lives ends. [victim, instant] kills a rank by its number, the "launcher", or "all" ranks, at that instant, 0 to 1, of the
-time that the first run took from its first step to its end; "POINT:ACTION:COUNT" is a fault of tests/faults on rank 0. The launcher
+time that a whole run takes from its first step to its end; "POINT:ACTION:COUNT" is a fault of tests/faults on rank 0. The launcher
 ends the ranks that are left as deepy.py's does. The last life ends by itself. Prints how many lives were cut short.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import math
 import os
 import signal
 import sys
@@ -134,20 +135,20 @@ def _install(fault: str) -> None:
 
 
 def main(runs: list[dict]) -> None:
-    duration, cut = 0.0, 0
+    duration, cut = math.inf, 0
     for run in runs:
         config = read_config([Path(run["config"])]).config
-        for end in run["ends"]:
-            fault = end if isinstance(end, str) else None
-            life = Life(config, fault)
-            if not fault:
+        for number, end in enumerate([*run["ends"], None]):
+            life, started = Life(config, end if isinstance(end, str) else None), time.monotonic()
+            if isinstance(end, list):
                 victim, instant = end
                 time.sleep(instant * duration)
                 life.kill(victim)
-            cut += life.was_cut_short()
-        life, started = Life(config, None), time.monotonic()
-        assert not life.was_cut_short()
-        duration = duration or time.monotonic() - started
+            short = life.was_cut_short()
+            assert end or not short
+            cut += short
+            if number == 0 and not short:  # the shortest: a machine that stalls once must not make every kill too late
+                duration = min(duration, time.monotonic() - started)
     print(f"{cut} lives cut short")
 
 
