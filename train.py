@@ -1,5 +1,6 @@
 """Train a model: every rank runs this, started by `python deepy.py train.py CONFIG...`."""
 
+import os
 import sys
 
 from neox.checkpoint.layout import CheckpointError
@@ -34,4 +35,10 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    if exit_code in (FAILED, REFUSED):
+        # the groups of processes still stand, and their threads may abort the process while Python ends: the exit code is to count
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
+    sys.exit(exit_code)

@@ -84,7 +84,7 @@ def test_deepspeed_in_bf16_with_pipeline_and_sequence_parallel():
     settings = deepspeed_config(
         config_from_values({**BASE, **layout, "precision": "bf16", "sequence_parallel": True, "fp32_allreduce": True})
     )
-    assert settings["bf16"] == {"enabled": True}
+    assert settings["bf16"] == {"enabled": True, "check_grad_overflow": False}  # that would wait for the device
     assert settings["pipeline"] == {"pipe_partitioned": False, "grad_partitioned": False}
     assert settings["communication_data_type"] == "fp32"
     assert "pipeline" not in deepspeed_config(config_from_values({**BASE, **layout}))

@@ -20,7 +20,7 @@ def test_work_is_fixed_for_each_process_or_in_total(kind, scaling, processes):
 
 
 def test_a_row_is_relative_to_one_process(monkeypatch):
-    monkeypatch.setattr(scale, "cores", lambda: 2)
+    monkeypatch.setattr(scale, "usable_cores", lambda: 2)
     alone = {"seconds": 8.0, "cpu_seconds": [8.0], "link_gb_per_second": None}
     measured = {
         "seconds": 5.0,
