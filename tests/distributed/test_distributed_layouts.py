@@ -142,6 +142,14 @@ MODELS = {
         },
     ),
 }
+# without positions, the functions of the MLP that no model above has
+MODELS |= {
+    activation: (
+        {"pos_emb": "none", "activation": activation, "ffn_hidden_size": 96},
+        {"tp2-sequence": (2, {**TP2, **SEQUENCE})},
+    )
+    for activation in ("gelu_new", "relu", "silu", "softsign", "reglu", "bilinear")
+}
 
 ALL_ROWS = {
     "untied": (1, {}),
