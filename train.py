@@ -6,7 +6,7 @@ import sys
 from neox.checkpoint.layout import CheckpointError
 from neox.config.errors import ConfigError
 from neox.config.handover import config_from_argv
-from neox.parallel.agreement import first_to_say
+from neox.parallel.agreement import say_once
 from neox.parallel.meeting import MissingRanks
 from neox.training.guard import NonFiniteLoss
 from neox.training.out_of_memory import OutOfMemory, explained
@@ -23,8 +23,7 @@ def main() -> int:
         with explained(config):
             outcome = pretrain(config)
     except (ConfigError, MissingRanks, CheckpointError, NonFiniteLoss, OutOfMemory) as error:
-        if first_to_say(str(error)):
-            print(f"error: {error}", file=sys.stderr, flush=True)
+        say_once(f"error: {error}")
         return REFUSED if isinstance(error, ConfigError) else FAILED
     if not outcome.interrupted:
         return 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import sys
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -10,6 +12,7 @@ from torch import distributed
 from torch.distributed import ProcessGroup
 
 Result = TypeVar("Result")
+SECONDS_FOR_OTHERS = 3.0
 
 
 def gather_objects(value: Result, group: ProcessGroup | None = None) -> list[Result]:
@@ -43,12 +46,19 @@ def together(
     return [result for result, _ in outcomes]
 
 
-def first_to_say(text: str) -> bool:
-    """Whether no other rank has said this yet. No collective: ranks that fail alone may ask too."""
+def say_once(text: str) -> None:
+    """Print to standard error what no other rank has said yet. No collective: a rank that fails alone may call this too."""
     if not distributed.is_initialized():
-        return True
+        print(text, file=sys.stderr, flush=True)
+        return
     store = distributed.distributed_c10d._get_default_store()
+    said = f"said/{hashlib.sha256(text.encode()).hexdigest()}"
     try:
-        return store.add(f"said/{hashlib.sha256(text.encode()).hexdigest()}", 1) == 1
+        if store.add(said, 1) == 1:
+            print(text, file=sys.stderr, flush=True)
+        if distributed.get_rank() == 0:  # the store goes with rank 0: first let those ask that fail with it
+            end = time.monotonic() + SECONDS_FOR_OTHERS
+            while store.add(said, 0) < distributed.get_world_size() and time.monotonic() < end:
+                time.sleep(0.01)
     except RuntimeError:  # rank 0 is gone, and the store with it
-        return True
+        print(text, file=sys.stderr, flush=True)

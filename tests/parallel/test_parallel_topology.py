@@ -9,7 +9,7 @@ import numpy
 import pytest
 import torch
 from support.models import topology_of
-from support.parallel import one_process_without_a_launcher, where_am_i
+from support.parallel import one_process_without_a_launcher, say_and_leave, where_am_i
 from support.workers import run_workers
 
 from neox.parallel.seeding import seed_everything
@@ -69,3 +69,10 @@ def test_seeds_differ_between_replicas_and_stages_alone() -> None:
 def test_a_lone_process_needs_no_launcher(tmp_path: Path) -> None:
     """Nor does one that inherits its environment while it runs: they do not meet at one port."""
     assert one_process_without_a_launcher(tmp_path).splitlines() == ["TP(1)-PP(1)-DP(1)-Rank(0) cpu gloo"] * 2
+
+
+def test_what_every_rank_has_to_say_is_said_once(tmp_path: Path) -> None:
+    """Though the one that says it first ends at once."""
+    run_workers(say_and_leave, tmp_path, processes=2, results=str(tmp_path))
+    said = "".join(log.read_text() for log in tmp_path.glob("*.log"))
+    assert said.count("the same mistake") == 1
