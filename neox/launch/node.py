@@ -27,6 +27,7 @@ from neox.launch.restarts import DONE, FAILED, REFUSED, Failure
 from neox.launch.supervise import FORWARDED, Supervisor
 
 TOLD_LINES, TOLD_CHARACTERS = 5, 120  # of a failed rank's last lines
+LIFELINE_SECONDS = 5.0  # between a cluster's signal and the end of the input, where both say that the launcher is gone
 PASSED = {number.name for number in FORWARDED}
 RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_NODEID")  # of a host: OpenMPI's, MPICH's, Slurm's
 # Of MPI: its processes are ours, which have no part in it; from its variables DeepSpeed would take their places.
@@ -99,13 +100,16 @@ def main(argv: Sequence[str]) -> int:
         devices=cuda_devices(environ),
     )
     threading.Thread(target=obey, args=(orders,), daemon=True).start()
+    lifeline = threading.Thread(target=end_with_launcher, args=(orders,), daemon=True)
     # MPI's input is the first agent's alone; it ends the others itself
-    if not any(environ.get(name, "0") != "0" for name in ("OMPI_COMM_WORLD_RANK", "PMI_RANK")):
-        threading.Thread(target=end_with_launcher, args=(orders,), daemon=True).start()
+    if has_lifeline := not any(environ.get(name, "0") != "0" for name in ("OMPI_COMM_WORLD_RANK", "PMI_RANK")):
+        lifeline.start()
     supervisor = Supervisor(workers, of_workers, alone=False)
     code = supervisor.run()
     if code != DONE:
         Ending(code, socket.gethostname(), supervisor.failure).tell()
+    if has_lifeline and supervisor.asked_to_stop and not orders.to_stop():
+        lifeline.join(LIFELINE_SECONDS)  # not the launcher's order: where it is gone, who but this removes the orders?
     return FAILED if code in (FAILED, REFUSED) else DONE
 
 

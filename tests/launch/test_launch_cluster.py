@@ -1,8 +1,13 @@
-"""What the launcher makes of its agents' endings; the program that would start them is a line of shell here."""
+"""What the launcher makes of its agents' endings; the program that would start them is a line of shell here. And an agent's own end."""
+
+import subprocess
+import sys
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.runs import ROOT
 
 from neox.launch.cluster import run_on_hosts
 from neox.launch.node import Ending
@@ -65,3 +70,27 @@ def test_an_ending_is_one_line_that_is_heard_as_it_was_told(lines, before):
     heard = Ending.heard(before + text)
     assert heard.code == FAILED and heard.failure.cause == "rank 1 failed"
     assert Ending.heard(before) is None or Ending.MARK in before
+
+
+def test_an_agent_that_its_cluster_ends_removes_the_orders_of_a_launcher_that_is_gone(tmp_path):
+    """FAULTS 15: Slurm tells an agent by a signal, before its input ends."""
+    (tmp_path / "wait.py").write_text("import time\nprint('waiting', flush=True)\ntime.sleep(100)\n")
+    orders = Orders(tmp_path / ".neox-here-1" / "orders")
+    orders.open({})
+    place = ["--folder", tmp_path, "--orders", orders.path, "--slots", "0", "--node-rank", "0"]
+    meeting = ["--master-addr", "127.0.0.1", "--master-port", "29500"]
+    agent = subprocess.Popen(
+        [sys.executable, "-m", "neox.launch.node", *place, *meeting, "--", "wait.py"],
+        env={"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert "waiting" in agent.stdout.readline()
+    agent.terminate()
+    while "neox.launch.node ended" not in agent.stdout.readline():
+        pass
+    time.sleep(0.5)
+    agent.stdin.close()
+    assert agent.wait(timeout=30) == FAILED
+    assert not orders.path.parent.exists()
