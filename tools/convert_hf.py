@@ -20,9 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from neox.checkpoint.layout import CheckpointError
 from neox.config.errors import ConfigError
-from neox.interop.huggingface import DTYPES, SHARD_BYTES, export_folder, import_folder
+from neox.interop.huggingface import SHARD_BYTES, export_folder, import_folder
 from neox.interop.imports import Result
 from neox.interop.names import FAMILIES
+from neox.model.dtypes import DTYPES
 from tools.refusal import refuse
 
 

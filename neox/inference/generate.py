@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import sys
 
-import torch
-
 from neox.checkpoint.upload import local_checkpoints
 from neox.checkpoint.weights import load_weights
 from neox.config.sections import Config
 from neox.config.sizes import true_vocab_size
 from neox.inference.generator import Generator
 from neox.inference.text import TextGenerator, write_texts
+from neox.model.dtypes import DTYPES
 from neox.model.gpt import GPT
 from neox.parallel import topology as parallel
 from neox.tokenizer.tokenizer import build_tokenizer
-
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def generate(config: Config) -> None:

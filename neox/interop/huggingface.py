@@ -28,11 +28,11 @@ from neox.interop.files import CONFIG_FILE, WeightSource, appearing, read_json, 
 from neox.interop.imports import Result, skeleton, write_import
 from neox.interop.keys import differences, read_model, write_config
 from neox.interop.names import FAMILIES, Family, their_parts
+from neox.model.dtypes import DTYPES
 from neox.model.lora import adapter_names, merged
 from neox.parallel.topology import alone
 from neox.tokenizer.vocabulary import read_vocab_size
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 SHARD_BYTES = 5_000_000_000
 TOKENIZER_FOLDER = "tokenizer"
 # buffers that old versions of transformers saved beside the weights

@@ -6,8 +6,6 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-import torch
-
 from neox.checkpoint.layout import CheckpointError, read_manifest
 from neox.checkpoint.newest import newest
 from neox.checkpoint.tensors import StateReader
@@ -16,11 +14,10 @@ from neox.checkpoint.weights import load_weights
 from neox.config.sections import Config
 from neox.config.shapes import has_reference
 from neox.data.fingerprint import SHOWN_DIGITS, Fact
+from neox.model.dtypes import DTYPES
 from neox.model.gpt import GPT
 from neox.model.lora import is_adapter
 from neox.parallel.topology import Topology
-
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)

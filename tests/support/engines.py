@@ -13,6 +13,13 @@ from neox.training.engine import Engine
 
 VOCAB, SEQ, ROWS = 65, 16, 4
 LEARNING_RATE = 1e-2
+MODEL = {
+    "num_layers": 2,
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "max_position_embeddings": SEQ,
+    "tokenizer_type": "CharLevelTokenizer",
+}
 
 
 def samples() -> Iterator[Batch]:
@@ -28,11 +35,7 @@ def losses_and_norms(topology: Topology, *, rows: list[dict], steps: int) -> lis
     results = []
     for keys in rows:
         values = {
-            "num_layers": 2,
-            "hidden_size": 32,
-            "num_attention_heads": 4,
-            "max_position_embeddings": SEQ,
-            "tokenizer_type": "CharLevelTokenizer",
+            **MODEL,
             "train_batch_size": ROWS,
             "train_iters": steps,
             "gradient_clipping": 0.5,
@@ -53,11 +56,7 @@ def summed_in_fp32(topology: Topology, *, keys: dict) -> dict[str, list[torch.Te
     gradients in fp32 and in the weights' type."""
     micro_batches = 64
     values = {
-        "num_layers": 2,
-        "hidden_size": 32,
-        "num_attention_heads": 4,
-        "max_position_embeddings": SEQ,
-        "tokenizer_type": "CharLevelTokenizer",
+        **MODEL,
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": micro_batches,
         "train_iters": 1,

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from neox.config.read import config_from_values
 from neox.parallel.topology import Topology
 from neox.training.engine import Engine
-from support.engines import LEARNING_RATE, ROWS, SEQ, VOCAB, samples
+from support.engines import LEARNING_RATE, MODEL, ROWS, VOCAB, samples
 
 aten = torch.ops.aten
 # a value as a number (float(), bool(), int(), item()), or a result whose shape depends on values
@@ -66,11 +66,7 @@ def waits_of_steps(topology: Topology, *, rows: list[dict], steps: int) -> list[
     found = []
     for keys in rows:
         values = {
-            "num_layers": 2,
-            "hidden_size": 32,
-            "num_attention_heads": 4,
-            "max_position_embeddings": SEQ,
-            "tokenizer_type": "CharLevelTokenizer",
+            **MODEL,
             "train_batch_size": 2 * ROWS * topology.data_size,
             "train_micro_batch_size_per_gpu": ROWS,
             "train_iters": steps,

@@ -6,14 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from support.loops import good_step, run_loop
 
 from neox.checkpoint.publish import Progress
-from neox.config.read import config_from_values
-from neox.monitor.metrics import Throughput
-from neox.training.engine import StepResult
-from neox.training.loop import train
 from neox.training.signals import Signals
-from neox.training.watchdog import Watchdog
 
 KEYS = {
     "num_layers": 1,
@@ -50,21 +46,9 @@ class Run:
         self.outcome = self.train()
 
     def train(self):
-        return train(
-            config_from_values(KEYS),
-            engine=self,
-            batches=self.batches(),
-            evaluate=self.evaluate,
-            save=self.save,
-            guard=None,
-            rollback=lambda: None,
-            progress=Progress(),
-            reporters=SimpleNamespace(report=lambda *_: None),
-            throughput=Throughput(
-                samples_per_step=1, tokens_per_sample=8, flops_per_token=1, processes=1, peak_tflops=None
-            ),
-            signals=Signals(SimpleNamespace(world_size=1, backend="gloo")),
-            watchdog=Watchdog(None),
+        signals = Signals(SimpleNamespace(world_size=1, backend="gloo"))
+        return run_loop(
+            KEYS, engine=self, batches=self.batches(), evaluate=self.evaluate, save=self.save, signals=signals
         )
 
     def reach(self, phase: str) -> None:
@@ -80,7 +64,7 @@ class Run:
     def train_step(self, batches, *_):
         next(batches)
         self.reach("step")
-        return StepResult(loss=torch.ones(()), measures={}, grad_norm=torch.ones(()), skipped=False, loss_scale=None)
+        return good_step()
 
     def evaluate(self) -> dict[str, float]:
         self.reach("evaluation")

@@ -5,16 +5,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from support.loops import good_step, run_loop
 from support.waits import waits, waits_of_steps
 from support.workers import run_workers
 
-from neox.checkpoint.publish import Progress
-from neox.config.read import config_from_values
-from neox.monitor.metrics import Throughput
 from neox.training.engine import StepResult
-from neox.training.loop import train
 from neox.training.signals import Asked
-from neox.training.watchdog import Watchdog
 
 
 def stage(number: int) -> dict:
@@ -46,30 +42,16 @@ class OnGpu:
 
     def train_step(self, _batches, _rate: float, _admits: None) -> StepResult:
         self.asked_before.append(len(self.places))
-        return StepResult(loss=torch.ones(()), measures={}, grad_norm=torch.ones(()), skipped=False, loss_scale=None)
+        return good_step()
 
 
 def test_the_loop_asks_for_results_at_logged_steps_alone() -> None:
     model = {"num_layers": 1, "hidden_size": 8, "num_attention_heads": 1, "max_position_embeddings": 8}
-    config = config_from_values({**model, "train_micro_batch_size_per_gpu": 1, "train_iters": 9, "log_interval": 4})
+    keys = {**model, "train_micro_batch_size_per_gpu": 1, "train_iters": 9, "log_interval": 4}
     with waits() as places:
         engine = OnGpu(places)
-        train(
-            config,
-            engine=engine,
-            batches=iter([]),
-            evaluate=None,
-            save=None,
-            guard=None,
-            rollback=lambda: None,
-            progress=Progress(),
-            reporters=SimpleNamespace(report=lambda *_: None),
-            throughput=Throughput(
-                samples_per_step=1, tokens_per_sample=8, flops_per_token=1, processes=1, peak_tflops=None
-            ),
-            signals=SimpleNamespace(agreed=lambda: Asked(stop=False, save=False)),
-            watchdog=Watchdog(None),
-        )
+        silent = SimpleNamespace(agreed=lambda: Asked(stop=False, save=False))
+        run_loop(keys, engine=engine, batches=iter([]), signals=silent)
     changes = [
         step for step, (before, after) in enumerate(pairwise([*engine.asked_before, len(places)]), 1) if after > before
     ]

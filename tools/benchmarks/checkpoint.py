@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -15,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tools.benchmarks.shapes import ROOT
+from tools.benchmarks.children import figures
 from tools.benchmarks.train import machine
 
 SCRIPT = Path(__file__).resolve().with_name("run_checkpoint.py")
@@ -37,21 +33,10 @@ def bench_checkpoint(bench: CheckpointBench, console: Console) -> dict[str, Any]
     """Measure; the result as `--json` prints it."""
     console.print(f"{bench.shape}, {bench.precision}: {bench.saves} saves of each kind, {bench.steps} steps apart ...")
     with tempfile.TemporaryDirectory(prefix="neox-bench-", dir=bench.folder) as folder:
-        command = [sys.executable, SCRIPT, "--folder", folder]
+        arguments = ["--folder", folder]
         for name in ("device", "shape", "precision", "steps", "saves"):
-            command += [f"--{name}", str(getattr(bench, name))]
-        hidden = {"CUDA_VISIBLE_DEVICES": ""} if bench.device == "cpu" else {}
-        done = subprocess.run(
-            [*map(str, command)],
-            cwd=ROOT,
-            env=os.environ | hidden,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    if done.returncode != 0:
-        raise RuntimeError(f"the run that saves ended with exit code {done.returncode}:\n{done.stdout}{done.stderr}")
-    times = json.loads(done.stdout.splitlines()[-1])
+            arguments += [f"--{name}", str(getattr(bench, name))]
+        times = figures(SCRIPT, arguments, device=bench.device)
     return {
         "benchmark": "checkpoint",
         "machine": machine(bench.device),

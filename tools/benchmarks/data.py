@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 import platform
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -22,9 +20,10 @@ from neox.config.sections import TokenizerConfig
 from neox.data.corpus import documents, find_corpora
 from neox.data.store import check_store
 from neox.tokenizer.vocabulary import read_vocab_size
+from tools.benchmarks.children import figures
 from tools.benchmarks.contest import Entry, contest
 from tools.benchmarks.run_data import CEILINGS, JOBS
-from tools.benchmarks.shapes import ROOT, SHAPES, bench_config
+from tools.benchmarks.shapes import SHAPES, bench_config
 from tools.benchmarks.train import machine
 
 SCRIPT = Path(__file__).resolve().with_name("run_data.py")
@@ -139,12 +138,8 @@ def _row(
 
 
 def _turn(bench: DataBench, name: str, workers: int, corpus: Path, prefix: Path) -> dict[str, float]:
-    command = [sys.executable, SCRIPT, name, "--corpus", corpus, "--tokenizer", bench.tokenizer.model_dump_json()]
-    command += ["--workers", workers, "--prefix", prefix]
-    done = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"{name} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    arguments = [name, "--corpus", corpus, "--tokenizer", bench.tokenizer.model_dump_json()]
+    return figures(SCRIPT, [*arguments, "--workers", workers, "--prefix", prefix])
 
 
 def print_data_result(result: dict[str, Any], console: Console) -> None:

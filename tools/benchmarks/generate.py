@@ -6,10 +6,6 @@ in which the machine's memory is read once through all weights.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tools.benchmarks.shapes import ROOT
+from tools.benchmarks.children import figures
 from tools.benchmarks.train import machine
 
 SCRIPT = Path(__file__).resolve().with_name("run_generate.py")
@@ -59,20 +55,10 @@ def bench_generate(bench: GenerateBench, console: Console) -> dict[str, Any]:
 
 def _run(bench: GenerateBench, precision: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="neox-bench-") as folder:
-        command = [sys.executable, SCRIPT, "--folder", folder, "--device", bench.device, "--shape", bench.shape]
-        command += ["--precision", precision, "--batch", *bench.batches, "--prompt", bench.prompt_tokens]
-        command += ["--new", bench.new_tokens, "--rounds", bench.rounds]
-        environment = {"PYTHONPATH": str(ROOT)} | ({"CUDA_VISIBLE_DEVICES": ""} if bench.device == "cpu" else {})
-        done = subprocess.run(
-            [*map(str, command)],
-            cwd=ROOT,
-            env=os.environ | environment,
-            stdout=subprocess.PIPE,
-            stderr=None,
-            text=True,
-            check=True,
-        )
-    return json.loads(done.stdout.splitlines()[-1])
+        arguments = ["--folder", folder, "--device", bench.device, "--shape", bench.shape]
+        arguments += ["--precision", precision, "--batch", *bench.batches, "--prompt", bench.prompt_tokens]
+        arguments += ["--new", bench.new_tokens, "--rounds", bench.rounds]
+        return figures(SCRIPT, arguments, device=bench.device)
 
 
 def _row(bench: GenerateBench, precision: str, floor: float, row: dict[str, Any]) -> dict[str, Any]:

@@ -14,20 +14,17 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from neox.checkpoint import layout
 from neox.checkpoint.publish import Progress
 from neox.checkpoint.saver import Saver
 from neox.config.sections import CheckpointConfig
-from neox.data.batches import Batch
 from neox.data.files import flush_to_disk
 from neox.parallel import topology as parallel
 from neox.parallel.seeding import seed_everything
 from neox.training.engine import Engine
-from tools.benchmarks.plain import random_batches
+from tools.benchmarks.batches import engine_batches
 from tools.benchmarks.shapes import SHAPES, bench_config
 
 WARMUP_STEPS = 2
@@ -47,11 +44,7 @@ def main() -> None:
     seed_everything(config.run.seed, topology)
     vocab_size = SHAPES[options.shape].vocab_size
     engine = Engine(config, topology, vocab_size)
-    size = config.batch.train_micro_batch_size_per_gpu
-    samples = (
-        Batch(tokens, labels, torch.ones(labels.shape))
-        for tokens, labels in random_batches(vocab_size, size, config.model.seq_length)
-    )
+    samples = engine_batches(config, vocab_size)
 
     def train(steps: int = options.steps) -> None:
         for _ in range(steps):

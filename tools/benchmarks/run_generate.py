@@ -23,10 +23,10 @@ from neox.checkpoint.publish import Counters, Progress, publish_state
 from neox.checkpoint.tensors import WEIGHT, Piece, Weight, write_tensors
 from neox.config.flat import to_yaml
 from neox.config.sections import Config, TokenizerConfig
-from neox.inference.generate import DTYPES
 from neox.inference.generator import Generator
 from neox.inference.sampling import Sampling
 from neox.interop.huggingface import export_folder
+from neox.model.dtypes import DTYPES
 from neox.model.gpt import GPT
 from neox.parallel import topology as parallel
 from neox.parallel.seeding import seed_everything

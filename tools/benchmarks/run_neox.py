@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 
 from neox.config.handover import unpack
-from neox.data.batches import Batch, ahead
+from neox.data.batches import ahead
 from neox.parallel import topology as parallel
 from neox.parallel.seeding import seed_everything
 from neox.training.engine import Engine
-from tools.benchmarks.plain import random_batches
+from tools.benchmarks.batches import engine_batches
 from tools.benchmarks.serve import Turn, contestant_parser, serve, timed
 
 LEARNING_RATE = 1e-4
@@ -23,17 +23,11 @@ def main() -> None:
     config = unpack(arguments.config)
     device = torch.device("cpu" if config.run.distributed_backend == "gloo" else "cuda")
 
-    def batches() -> Iterator[Batch]:
-        for tokens, labels in random_batches(
-            arguments.vocab_size, config.batch.train_micro_batch_size_per_gpu, config.model.seq_length
-        ):
-            yield Batch(tokens, labels, torch.ones(labels.shape))
-
     def build() -> Callable[[int], Turn]:
         topology = parallel.initialize(config.parallel, config.run.distributed_backend)
         seed_everything(config.run.seed, topology)
         engine = Engine(config, topology, arguments.vocab_size)
-        samples = ahead(batches(), topology.device)
+        samples = ahead(engine_batches(config, arguments.vocab_size), topology.device)
         return timed(lambda: engine.train_step(samples, LEARNING_RATE).loss)
 
     serve(arguments.answers, build, device)

@@ -17,13 +17,12 @@ from torch import distributed
 
 from neox.config.handover import config_from_argv
 from neox.config.step_time import all_reduce_bytes
-from neox.data.batches import Batch
 from neox.parallel import topology as parallel
 from neox.parallel.agreement import gather_objects
 from neox.parallel.seeding import seed_everything
 from neox.tokenizer.vocabulary import CHARACTER_VOCAB_SIZE
 from neox.training.engine import Engine
-from tools.benchmarks.plain import random_batches
+from tools.benchmarks.batches import engine_batches
 
 WARMUP_STEPS = 2
 LEARNING_RATE = 1e-4
@@ -40,11 +39,7 @@ def main() -> None:
     topology = parallel.initialize(config.parallel, config.run.distributed_backend)
     seed_everything(config.run.seed, topology)
     engine = Engine(config, topology, CHARACTER_VOCAB_SIZE)
-    size = config.batch.train_micro_batch_size_per_gpu
-    samples = (
-        Batch(tokens, labels, torch.ones(labels.shape))
-        for tokens, labels in random_batches(CHARACTER_VOCAB_SIZE, size, config.model.seq_length)
-    )
+    samples = engine_batches(config, CHARACTER_VOCAB_SIZE)
     seconds, cpu_seconds = [], []
     for _ in range(WARMUP_STEPS + options.steps):
         distributed.barrier()
