@@ -14,10 +14,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import wait
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy
 
@@ -28,7 +29,7 @@ from neox.data.records import Record
 from neox.data.store import token_dtype
 from neox.tokenizer.tokenizer import Tokenizer
 
-Result = TypeVar("Result")
+Workers = Callable[[Iterable[Batch]], Iterator[tuple[Batch, Any]]]  # batches, and what an encoder makes of each
 BATCHES_PER_WORKER = 3  # in flight: one being encoded, two waiting
 
 
@@ -123,26 +124,34 @@ def _utf8_size(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode())
 
 
-def encoded(
-    encoder: Callable[[list[Record]], Result], batches: Iterable[Batch], workers: int, stack: ExitStack
-) -> Iterator[tuple[Batch, Result]]:
-    """Each batch and what the encoder makes of it, in order; with several workers a few batches ahead, in other processes."""
+@contextmanager
+def worker_processes(encoder: Callable[[list[Record]], Any], workers: int) -> Iterator[Workers]:
+    """A function that gives each batch and what the encoder makes of it, in order; with several workers a few batches ahead, in other
+    processes.
+
+    These are forks, which have the encoder at once: to make it anew takes each of them a second. Begin them before a lock is taken,
+    which they would hold too.
+    """
     if workers == 1:
-        for batch in batches:
-            yield batch, encoder(batch.records)
+        yield lambda batches: ((batch, encoder(batch.records)) for batch in batches)
         return
     pool = ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),  # a fork would copy the locks of the parent's threads
-        initializer=_start_worker,
-        initargs=(encoder,),
+        workers, mp_context=multiprocessing.get_context("fork"), initializer=_start_worker, initargs=(encoder,)
     )
-    # leaving early (a bad record, Ctrl-C) drops what waits; what is being encoded ends by itself
-    stack.callback(pool.shutdown, cancel_futures=True)
+    pool.submit(int)  # all processes start with the first task, before the pool has a thread
+    try:
+        yield partial(_encoded, pool, BATCHES_PER_WORKER * workers)
+    finally:
+        # leaving early (a bad record, Ctrl-C) drops what waits; what is being encoded ends by itself
+        pool.shutdown(cancel_futures=True)
+
+
+def _encoded(pool: ProcessPoolExecutor, most: int, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Any]]:
+    """The batches in order, of which so many are on their way at once."""
     waiting: deque = deque()
     for batch in batches:
         waiting.append((batch, pool.submit(_encode_in_worker, batch.records)))
-        if len(waiting) >= BATCHES_PER_WORKER * workers:
+        if len(waiting) >= most:
             batch, future = waiting.popleft()
             yield batch, future.result()
     for batch, future in waiting:
@@ -156,6 +165,7 @@ def _start_worker(encoder: Callable[[list[Record]], Any]) -> None:
     """Runs once in each worker process."""
     global _worker_encoder
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     _worker_encoder = encoder
 

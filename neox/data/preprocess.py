@@ -25,7 +25,7 @@ from neox.config.errors import ConfigError
 from neox.config.sections import TokenizerConfig
 from neox.data.chat_template import find_template
 from neox.data.corpus import STANDARD_INPUT, find_corpora
-from neox.data.encode import Encoded, Encoder, encoded, ftfy_function
+from neox.data.encode import Encoded, Encoder, Workers, ftfy_function, worker_processes
 from neox.data.encode_chat import ChatEncoder
 from neox.data.files import write_durably
 from neox.data.manifest import manifest
@@ -137,9 +137,12 @@ def preprocess(job: PreprocessJob, report: Callable[[Progress], None] = lambda _
         ftfy_function()
     encoder = _encoder(job, tokenizer)
 
-    with Workplace(job.prefix, _identity(job, encoder, parts, stamps), job.overwrite) as workplace:
+    with (
+        worker_processes(encoder, job.workers) as encoded,
+        Workplace(job.prefix, _identity(job, encoder, parts, stamps), job.overwrite) as workplace,
+    ):
         run = _Run(job, parts, encoder, workplace)
-        progress = run.encode(report)
+        progress = run.encode(encoded, report)
         if not run.is_complete():
             check_unchanged([part.path for part in parts], stamps)
             run.complete()
@@ -169,7 +172,7 @@ class _Run:
         """Whether nothing is left but to give the files their names."""
         return bool(self.workplace.state and self.workplace.state["complete"])
 
-    def encode(self, report: Callable[[Progress], None]) -> Progress:
+    def encode(self, encoded: Workers, report: Callable[[Progress], None]) -> Progress:
         """Encode all that is left into the partial files."""
         if self.is_complete():
             return self._progress()
@@ -187,7 +190,7 @@ class _Run:
                 most=None if self.job.num_docs is None else self.job.num_docs - self.tally.records,
             )
             try:
-                for batch, result in encoded(self.encoder, batches, self.job.workers, stack):
+                for batch, result in encoded(batches):
                     self._check(result)
                     for writer, tokens, lengths in zip(writers, result.tokens, result.lengths, strict=True):
                         writer.add(tokens, lengths)

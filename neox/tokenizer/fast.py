@@ -199,9 +199,8 @@ def _each_merges_to_itself(vocabulary: dict[str, int], pairs: list[tuple[str, st
     for left, right in pairs:
         if any(part not in letters and vocabulary[part] >= vocabulary[left + right] for part in (left, right)):
             return False
-    bare = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=pairs))
-    encodings = bare.encode_batch_fast(list(vocabulary), add_special_tokens=False)
-    return all(encoding.ids == [index] for encoding, index in zip(encodings, vocabulary.values()))
+    merging = tokenizers.models.BPE(vocab=vocabulary, merges=pairs)
+    return all([found.id for found in merging.tokenize(token)] == [index] for token, index in vocabulary.items())
 
 
 def _same_ids(fast: FastEncoder, engine: tokenizers.Tokenizer, texts: Sequence[str]) -> bool:

@@ -14,7 +14,6 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -25,7 +24,7 @@ import zstandard
 
 from neox.config.errors import ConfigError
 from neox.data.corpus import STANDARD_INPUT, find_corpora
-from neox.data.encode import encoded
+from neox.data.encode import Workers, worker_processes
 from neox.data.files import flush_folder, flush_to_disk, write_durably
 from neox.data.record_batches import Batch, read_batches
 from neox.data.records import TextUnit, Unpacking, read_records
@@ -97,15 +96,17 @@ def curate(job: CurationJob, report: Callable[[Progress], None] = lambda _: None
     stamps = [stamp(path) for path in [*paths, *evaluations]]
     if job.output.exists():
         raise ConfigError(f"{job.output}: it is there already: remove it, or give another --output")
-    with Workplace(job.output, _identity(job, paths, evaluations, stamps), job.overwrite) as workplace:
-        index = workplace.folder / "evaluations"
+    workplace = Workplace(job.output, _identity(job, paths, evaluations, stamps), job.overwrite)
+    index = workplace.folder / "evaluations"
+    options = StageOptions(job.stages, job.languages, index if evaluations else None, job.phone_region)
+    curator = Curator(job.key, options, frozenset(job.exempt))
+    with worker_processes(curator, job.workers) as curated, workplace:
         if evaluations:
             write_index(evaluations, index)
-        options = StageOptions(job.stages, job.languages, index if evaluations else None, job.phone_region)
-        build_stages(options)  # its complaints come before a worker starts
-        run = _Run(job, paths, workplace, Curator(job.key, options, frozenset(job.exempt)))
+        build_stages(options)  # its complaints come before a worker has anything to do
+        run = _Run(job, paths, workplace)
         if not run.done.read:
-            run.read(report)
+            run.read(curated, report)
             check_unchanged([*paths, *evaluations], stamps)
             run.save(read=True)
         run.drop_copies()
@@ -117,11 +118,10 @@ def curate(job: CurationJob, report: Callable[[Progress], None] = lambda _: None
 class _Run:
     """A job at work in its workplace."""
 
-    def __init__(self, job: CurationJob, paths: list[Path], workplace: Workplace, curator: Curator):
+    def __init__(self, job: CurationJob, paths: list[Path], workplace: Workplace):
         self.job = job
         self.paths = paths
         self.workplace = workplace
-        self.curator = curator
         state = workplace.state or {"done": {}, "stages": {}, "complaints": []}
         self.done = Done(**state["done"])
         self.complaints: list[str] = state["complaints"]
@@ -129,33 +129,31 @@ class _Run:
         self.key_files = [workplace.folder / f"keys-{column:02}" for column in range(COLUMNS)]
         self.folder = workplace.folder / job.output.name
 
-    def read(self, report: Callable[[Progress], None]) -> None:
+    def read(self, curated: Workers, report: Callable[[Progress], None]) -> None:
         """The first pass."""
         sizes = [stamp(path)[0] for path in self.paths]
         ends = list(accumulate(sizes, initial=0))
         started, text_bytes = time.monotonic(), 0
-        with ExitStack() as stack:
-            unpacking = Unpacking((self.job.key,), self.job.text_unit)
-            batches = read_batches(Shard().of(self.paths, sizes), unpacking, self.done.file, self.done.file_records)
-            results = encoded(self.curator, batches, self.job.workers, stack)
-            part, part_bytes = self._open_part(), 0
-            try:
-                for batch, result in results:
-                    self._take(batch, result, part)
-                    text_bytes += result.text_bytes
-                    part_bytes += result.text_bytes
-                    if part_bytes >= PART_BYTES:
-                        self._finish(part)
-                        part, part_bytes = self._open_part(), 0
-                    read = ends[batch.file] + batch.position
-                    report(Progress(ends[-1], read, self.done.records, text_bytes, time.monotonic() - started))
-                if not self.done.records:
-                    names = ", ".join(map(str, self.paths))
-                    raise ConfigError([*self.complaints, f"no document in {names}: nothing is written"])
-                self._finish(part)
-            finally:
-                for file in part:
-                    file.close()
+        unpacking = Unpacking((self.job.key,), self.job.text_unit)
+        batches = read_batches(Shard().of(self.paths, sizes), unpacking, self.done.file, self.done.file_records)
+        part, part_bytes = self._open_part(), 0
+        try:
+            for batch, result in curated(batches):
+                self._take(batch, result, part)
+                text_bytes += result.text_bytes
+                part_bytes += result.text_bytes
+                if part_bytes >= PART_BYTES:
+                    self._finish(part)
+                    part, part_bytes = self._open_part(), 0
+                read = ends[batch.file] + batch.position
+                report(Progress(ends[-1], read, self.done.records, text_bytes, time.monotonic() - started))
+            if not self.done.records:
+                names = ", ".join(map(str, self.paths))
+                raise ConfigError([*self.complaints, f"no document in {names}: nothing is written"])
+            self._finish(part)
+        finally:
+            for file in part:
+                file.close()
 
     def _open_part(self) -> list:
         """The next part, and the keys, which go on where the last finished part left them."""
