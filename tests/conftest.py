@@ -3,6 +3,7 @@
 import signal
 from pathlib import Path
 
+import hypothesis
 import numpy
 import pytest
 
@@ -17,7 +18,10 @@ PROSE = (
 
 
 def pytest_configure() -> None:
-    """What this process is started from may ignore signals that the launched processes are to hear."""
+    """No example is timed: machines are shared. And what this process is started from may ignore signals that the launched
+    processes are to hear."""
+    hypothesis.settings.register_profile("untimed", deadline=None)
+    hypothesis.settings.load_profile("untimed")
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 

@@ -30,7 +30,7 @@ def write_layout(
     (folder / INDEX).write_bytes(index)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     partition_dim=st.sampled_from([None, 0, 1]),
     stored=st.sampled_from([1, 2, 4]),

@@ -52,7 +52,7 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS | st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
-AT_WORK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+AT_WORK = settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 AROUND = Surroundings(dry_run=True)
 
 

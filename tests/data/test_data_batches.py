@@ -6,7 +6,7 @@ from itertools import islice
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from neox.config.sections import BatchConfig
@@ -46,7 +46,6 @@ def step(readers, accumulation: int) -> list[int]:
 layouts = st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(1, 4))  # replicas, micro-batch, accumulation
 
 
-@settings(deadline=None)
 @given(layout=layouts, length=st.integers(1, 200), consumed_steps=st.integers(0, 5))
 def test_each_step_reads_its_samples_and_a_resumed_run_reads_on(layout, length, consumed_steps):
     replicas, micro, accumulation = layout

@@ -167,7 +167,7 @@ contents = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="
 chats = st.lists(st.tuples(contents, contents), min_size=1, max_size=4)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(turns=chats)
 def test_text_is_that_of_transformers(reference, turns):
     chat = [message for ask, answer in turns for message in (said("user", ask), said("assistant", answer))]

@@ -266,7 +266,7 @@ def test_long_file_is_streamed(tmp_path):
     assert peak < 4_000_000
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(contents=st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1), frame=st.integers(1, 50))
 def test_what_goes_in_comes_out(tmp_path_factory, contents, frame):
     folder = tmp_path_factory.mktemp("corpus")

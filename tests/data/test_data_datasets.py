@@ -264,7 +264,7 @@ def test_split_that_is_none(split):
         split_bounds(split, 10)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     shares=st.lists(st.integers(0, 1_000), min_size=1, max_size=3).filter(sum),
     documents=st.integers(0, 100_000),

@@ -68,7 +68,7 @@ def restored(document: str) -> str:
 texts = st.text(st.characters(exclude_characters="<\ufffd", exclude_categories=["Cs"]), max_size=40)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(documents=st.lists(texts, min_size=1, max_size=4), number=st.integers(0, 2**40), rate=st.floats(0, 1))
 def test_every_letter_is_kept(marked, documents, number, rate):
     found = changed(marked, documents, number, fim_spm_rate=rate)

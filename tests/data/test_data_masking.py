@@ -28,7 +28,7 @@ def tokenizer(tmp_path_factory) -> Tokenizer:
     return build_tokenizer(TokenizerConfig(tokenizer_type="HFTokenizer", vocab_file=str(path)))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     text=st.lists(st.integers(0, 41), min_size=1, max_size=60),
     number=st.integers(0, 2**40),

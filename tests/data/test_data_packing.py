@@ -7,7 +7,7 @@ from collections import Counter
 import numpy
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from neox.config.errors import ConfigError
@@ -107,7 +107,6 @@ def test_stores_of_whole_documents_are_mixed(store, tmp_path):
     assert all(dataset[index]["tokens"].shape == (SEQ_LENGTH,) for index in range(40))
 
 
-@settings(deadline=None)
 @given(
     lengths=st.lists(st.integers(2, 40), min_size=1, max_size=30),
     longest=st.integers(2, 50),

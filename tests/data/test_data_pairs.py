@@ -41,7 +41,7 @@ def pairs(folder: Path, preferred: list, rejected: list, samples: int = 1, label
     return build_datasets(data, SEQ, (samples, 0, 0), build_tokenizer(CHARACTERS), 7, alone(), "dpo").train
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(lengths=st.lists(st.tuples(*[st.integers(1, SEQ + 3)] * 3), min_size=1, max_size=8), labels=st.booleans())
 def test_the_answers_of_a_question_come_together(lengths, labels, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pairs")

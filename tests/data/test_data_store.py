@@ -132,7 +132,7 @@ def test_large_index_is_checked_in_parts(tmp_path, monkeypatch):
         check_store(tmp_path / "s")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_altered_files_are_refused_or_read_the_same(tmp_path_factory, data):
     """FAULTS 21."""

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from neox.inference.sampling import Sampling, distribution, draw, sample
@@ -24,7 +24,6 @@ samplings = st.builds(
 unit = st.floats(0, 1, exclude_max=True)
 
 
-@settings(deadline=None)  # machines are shared
 @given(batches, samplings)
 def test_top_k_and_top_p_keep_the_likeliest_and_their_proportions(logits, sampling):
     plain = torch.softmax(logits.double() / (sampling.temperature or 1.0), dim=-1)
@@ -42,7 +41,6 @@ def test_top_k_and_top_p_keep_the_likeliest_and_their_proportions(logits, sampli
         assert torch.allclose(after[stays], before[stays] / before[stays].sum(), rtol=1e-9)
 
 
-@settings(deadline=None)  # machines are shared
 @given(batches, st.sampled_from([0.1, 0.5, 0.9]))
 def test_top_p_is_the_smallest_set_that_reaches_it(logits, top_p):
     plain = torch.softmax(logits.double(), dim=-1)
@@ -53,7 +51,6 @@ def test_top_p_is_the_smallest_set_that_reaches_it(logits, top_p):
         assert chosen.sum() - chosen.min() < top_p + 1e-12, "without the last one it is not reached"
 
 
-@settings(deadline=None)  # machines are shared
 @given(batches, samplings, st.lists(unit, min_size=3, max_size=3))
 def test_only_possible_tokens_are_drawn(logits, sampling, numbers):
     probabilities = distribution(logits, sampling)

@@ -138,7 +138,7 @@ def odd_models(draw) -> tuple[str, dict]:
     return family, keys
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(odd_models())
 def test_odd_shapes(tmp_path_factory: pytest.TempPathFactory, case: tuple[str, dict]) -> None:
     family, keys = case

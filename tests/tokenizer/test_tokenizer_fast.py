@@ -94,13 +94,13 @@ def assert_same(tokenizer: RustTokenizer, texts: list[str]) -> None:
 SPECIAL = ["<|endoftext|>", "<|padding|>", "<|end_of_text|>", "<|reserved_special_token_1|>", "<|", "  "]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(pieces=st.lists(st.one_of(st.text(max_size=8), st.sampled_from([*SPECIAL, *hard_sample([])[:60]])), max_size=8))
 def test_any_text(tokenizer, pieces):
     assert_same(tokenizer, ["".join(pieces)])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(text=st.text(st.sampled_from(" \n\r\t\xa0aB9'sé中!́"), max_size=60))
 def test_white_space_and_kinds_of_letters_in_any_order(tokenizer, text):
     assert_same(tokenizer, [text])

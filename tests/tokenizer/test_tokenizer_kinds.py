@@ -217,7 +217,7 @@ def test_batches_are_arrays_equal_to_single_encodings(gpt2, hf, sentencepiece_mo
         assert tokenizer.encode_batch([]) == []
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(text=st.text(max_size=60))
 def test_byte_level_tokenizers_lose_nothing(gpt2, text):
     for config in (gpt2, TokenizerConfig(tokenizer_type="CharLevelTokenizer")):

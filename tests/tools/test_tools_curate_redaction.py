@@ -89,7 +89,7 @@ WORDS = st.lists(st.text(st.sampled_from("abcdefgilmnoprstu é中\n,"), max_size
 
 
 @given(st.lists(st.tuples(WORDS, GAPS, SECRETS, GAPS), min_size=1, max_size=6))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_what_is_planted_is_never_left(parts):
     text = "".join(word + before + secret + after for word, before, secret, after in parts)
     redacted = redact(text)
@@ -98,7 +98,7 @@ def test_what_is_planted_is_never_left(parts):
 
 
 @given(st.text(st.characters(exclude_categories=["Nd", "Cs"], exclude_characters="@"), max_size=400))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_text_without_digits_and_at_is_unchanged(text):
     assert redact(text).text == text
 
