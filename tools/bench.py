@@ -43,6 +43,7 @@ from tools.benchmarks.train import TrainBench, bench_train, print_result
 DEFAULT_SHAPES = {"cpu": ("quickstart", "125M"), "cuda": ("125M", "350M", "1.3B", "2.7B")}
 DEFAULT_PRECISIONS = {"cpu": ("fp32", "bf16"), "cuda": ("bf16",)}
 ROUNDS = 8
+TABLE_WIDTH = 130
 WRONG_INPUT = 2
 
 
@@ -50,6 +51,8 @@ def main(arguments: list[str]) -> int:
     """Run the tool; the exit code."""
     options = _parser().parse_args(arguments)
     console = Console(stderr=options.json, soft_wrap=True)
+    if not console.is_terminal:  # a file has no width
+        console.width = TABLE_WIDTH
     try:
         if getattr(options, "device", "cpu") == "cuda" and not cuda_devices():
             raise ConfigError("--device cuda: this machine shows no CUDA device")

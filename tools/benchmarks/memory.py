@@ -28,7 +28,6 @@ from tools.benchmarks.shapes import ROOT
 from tools.benchmarks.train import machine
 
 COUNTED = Path(__file__).resolve().parent / "counted"
-TABLE_WIDTH = 130
 # 33.5M parameters; two micro-batches, so that gradients are there while activations are; small buckets, so that they do not hide
 # the rest
 BASE = {
@@ -206,4 +205,4 @@ def print_memory(result: dict[str, Any], console: Console) -> None:
             sizes = [f"{row[f'{what}_{how}'] / 1e6:.1f}" for how in ("planned", "measured")]
             numbers += [*sizes, f"{row[f'{what}_error']:+.1%}"]
         table.add_row(row["case"], *numbers, row["moment"])
-    Console(file=console.file, width=TABLE_WIDTH).print(table)
+    console.print(table)
