@@ -33,7 +33,7 @@ from neox.config.load import did_you_mean
 from neox.config.read import Resolved, read_config
 from neox.config.reference import entries
 from neox.config.resolve import cuda_devices
-from neox.config.rules import vocabulary_fits
+from neox.config.rules.layout import vocabulary_fits
 from neox.config.sections import Config
 from neox.config.sizes import true_vocab_size
 from neox.config.surroundings import free_bytes

@@ -12,7 +12,8 @@ from typing import Any
 from neox.config.draft import Draft, updated
 from neox.config.gpus import Gpu
 from neox.config.memory import Memory, memory
-from neox.config.rules import RULES, TRAINING_RULES, vocabulary_fits
+from neox.config.rules import RULES, TRAINING_RULES
+from neox.config.rules.layout import vocabulary_fits
 from neox.config.sections import Config
 from neox.config.sizes import blocks_of_stage
 from neox.config.step_time import Cluster, StepTime, step_time
