@@ -47,8 +47,9 @@ def test_curves_fall_with_the_bubble_and_stand_beside_what_was_published():
 @pytest.mark.long
 def test_real_processes_are_measured():
     result = bench_scale(ScaleBench((2,), steps=1, rounds=1), Console(quiet=True))
-    assert len(result["rows"]) == len(LAYOUT_KEYS) * len(SCALINGS)
+    assert len(result["rows"]) == 1 + len(LAYOUT_KEYS) * len(SCALINGS)
     assert all(row["seconds"] > 0 and len(row["cpu_seconds"]) == 2 for row in result["rows"])
     console = Console(record=True, width=160)
     print_scale(result, console)
-    assert "pipeline" in console.export_text()
+    shown = console.export_text()
+    assert "pipeline" in shown and "copies" in shown

@@ -1,7 +1,8 @@
 """`tools/bench.py scale`: steps on 1, 2 and 4 processes, under data, tensor and pipeline parallelism, against the same on one.
 
 Each process has one thread. Work is fixed for each process (weak: as many times the work on as many processes) or in total (strong).
-Where there are more processes than cores they share them: efficiency is of the cores at hand. The share of a step in which a
+Where there are more processes than cores they share them: efficiency is of the cores at hand. Copies are as many runs on one process
+side by side, which have nothing to say to each other: what the machine's memory leaves of its cores. The share of a step in which a
 pipeline's stages do not compute stands beside (p - 1) / (m + p - 1), and the plan's step time, with this machine's own rates, beside
 what was measured.
 """
@@ -39,6 +40,7 @@ from tools.benchmarks.shapes import ROOT
 from tools.benchmarks.train import machine
 
 SCRIPT = Path(__file__).resolve().with_name("run_scale.py")
+COPIES = "copies"
 LAYOUT_KEYS = {"data": None, "tensor": "model_parallel_size", "pipeline": "pipe_parallel_size"}
 SCALINGS = ("weak", "strong")
 PROCESSES = (1, 2, 4)  # what the model's layers, heads and micro-batches can be divided by
@@ -73,7 +75,7 @@ class ScaleBench:
 class Case:
     """One layout."""
 
-    kind: str  # of LAYOUT_KEYS
+    kind: str  # of LAYOUT_KEYS, or COPIES
     scaling: str
     processes: int
 
@@ -83,7 +85,9 @@ class Case:
         return self.processes if self.scaling == "weak" else 1
 
     def config(self) -> Config:
-        """The run's configuration."""
+        """The run's configuration, or that of each copy."""
+        if self.kind == COPIES:
+            return Case("data", "strong", 1).config()
         replicas = self.processes if self.kind == "data" else 1
         keys = {"num_gpus": self.processes, "gradient_accumulation_steps": MICRO_BATCHES * self.work // replicas}
         if layout_key := LAYOUT_KEYS[self.kind]:
@@ -94,18 +98,14 @@ class Case:
 def bench_scale(bench: ScaleBench, console: Console) -> dict[str, Any]:
     """Run all layouts, round by round; medians. Raises ConfigError where a run fails."""
     alone = Case("data", "strong", 1)
-    cases = [
-        Case(kind, scaling, processes)
-        for scaling in SCALINGS
-        for kind in LAYOUT_KEYS
-        for processes in bench.processes
-        if processes > 1
-    ]
+    several = [processes for processes in bench.processes if processes > 1]
+    cases = [Case(COPIES, "weak", processes) for processes in several]
+    cases += [Case(kind, scaling, processes) for scaling in SCALINGS for kind in LAYOUT_KEYS for processes in several]
     turns: dict[Case, list[dict[str, Any]]] = {case: [] for case in [alone, *cases]}
     for number in range(bench.rounds):
         for case in turns:
-            console.print(f"round {number + 1}: {case.processes} processes, {case.kind} parallel, {case.scaling} ...")
-            turns[case].append(_run(case.config(), bench.steps))
+            console.print(f"round {number + 1}: {case.processes} processes, {case.kind}, {case.scaling} ...")
+            turns[case].append(_run(case, bench.steps))
     measured = {case: _median(of) for case, of in turns.items()}
     return {
         "benchmark": "scale",
@@ -119,18 +119,33 @@ def bench_scale(bench: ScaleBench, console: Console) -> dict[str, Any]:
     }
 
 
-def _run(config: Config, steps: int) -> dict[str, Any]:
-    """Start the processes of a run on this machine, one thread each; what rank 0 has written."""
-    processes = config.parallel.world_size
+def _run(case: Case, steps: int) -> dict[str, Any]:
+    """Start the processes of a run on this machine, or of some copies of it, one thread each; what they have measured."""
+    config = case.config()
+    runs, processes = case.processes // config.parallel.world_size, config.parallel.world_size
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with TemporaryDirectory() as name:
-        result = Path(name) / "result.json"
-        node = Node(0, tuple(range(processes)), processes, LOCAL_ADDRESS, free_port(None))
-        argv = [str(SCRIPT), "--config", argument(config, Path(name)), "--result", str(result), "--steps", str(steps)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        workers = node_workers(node, argv, root=str(ROOT), environ=environment, cores=usable_cores(), devices=0)
+        results, workers = [Path(name) / f"{run}.json" for run in range(runs)], []
+        for result in results:
+            node = Node(0, tuple(range(processes)), processes, LOCAL_ADDRESS, free_port(None))
+            argv = [
+                str(SCRIPT),
+                "--config",
+                argument(config, Path(name)),
+                "--result",
+                str(result),
+                "--steps",
+                str(steps),
+            ]
+            workers += node_workers(node, argv, root=str(ROOT), environ=environment, cores=usable_cores(), devices=0)
         if supervise(workers, environment) != 0:
             raise ConfigError("a run of the benchmark failed; its last lines are above")
-        return json.loads(result.read_text())
+        measured = [json.loads(result.read_text()) for result in results]
+    return {
+        "seconds": mean(run["seconds"] for run in measured),
+        "cpu_seconds": [seconds for run in measured for seconds in run["cpu_seconds"]],
+        "link_gb_per_second": measured[0]["link_gb_per_second"],
+    }
 
 
 def _median(turns: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -146,7 +161,9 @@ def _median(turns: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _row(case: Case, measured: dict[str, Any], alone: dict[str, Any]) -> dict[str, Any]:
     processes, at_hand = case.processes, min(case.processes, usable_cores())
     config = case.config()
-    planned = _planned_seconds(config, measured["link_gb_per_second"], alone["seconds"]) * processes / at_hand
+    planned = None
+    if case.kind != COPIES:
+        planned = _planned_seconds(config, measured["link_gb_per_second"], alone["seconds"]) * processes / at_hand
     return {
         "kind": case.kind,
         "scaling": case.scaling,
@@ -157,7 +174,7 @@ def _row(case: Case, measured: dict[str, Any], alone: dict[str, Any]) -> dict[st
         "cpu_efficiency": case.work * alone["cpu_seconds"][0] / sum(measured["cpu_seconds"]),
         "bubble": _bubble(case, config, measured),
         "planned_seconds": planned,
-        "planned_error": planned / measured["seconds"] - 1,
+        "planned_error": planned and planned / measured["seconds"] - 1,
     }
 
 
@@ -204,8 +221,8 @@ def print_scale(result: dict[str, Any], console: Console) -> None:
             f"{row['cpu_efficiency']:.2f}",
             f"{bubble['measured']:.1%}" if bubble else "",
             f"{bubble['expected']:.1%}" if bubble else "",
-            f"{row['planned_seconds']:.3f}",
-            f"{row['planned_error']:+.0%}",
+            f"{row['planned_seconds']:.3f}" if row["planned_seconds"] else "",
+            f"{row['planned_error']:+.0%}" if row["planned_seconds"] else "",
         )
     console.print(table)
     for curve in result["curves"]:
