@@ -41,6 +41,8 @@ def base_config(config: Any) -> dict[str, Any]:
     if section.precision == "bf16":
         # the norm tells the same; this would be a pass over all gradients, for which the host waits
         settings["bf16"] = {"enabled": True, "check_grad_overflow": False}
+    if sums_in_fp32(config):
+        settings["data_types"] = {"grad_accum_dtype": "fp32"}
     if section.fp32_allreduce:
         settings["communication_data_type"] = "fp32"
     if config.parallel.pipe_size > 1 and config.parallel.sequence_parallel:
@@ -55,6 +57,13 @@ def engine_zero_stage(config: Any) -> int:
     parallel, zero = config.parallel, config.optimization.zero_optimization
     alone = parallel.data_size == 1 and parallel.pipe_size == 1
     return 0 if alone and not zero.offloads_optimizer and not zero.offloads_parameters else zero.stage
+
+
+def sums_in_fp32(config: Any) -> bool:
+    """Whether DeepSpeed adds up 16-bit gradients of micro-batches in fp32, as it does from ZeRO 1 on when it is told to. At stage 0
+    neox/training/masters.py does it."""
+    several = config.batch.gradient_accumulation_steps > 1
+    return several and config.precision.precision != "fp32" and engine_zero_stage(config) > 0
 
 
 def _plain(value: Any) -> Any:
