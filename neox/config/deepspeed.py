@@ -43,7 +43,7 @@ def base_config(config: Any) -> dict[str, Any]:
         settings["bf16"] = {"enabled": True, "check_grad_overflow": False}
     if sums_in_fp32(config):
         settings["data_types"] = {"grad_accum_dtype": "fp32"}
-    if section.fp32_allreduce:
+    if reduces_in_fp32(config):
         settings["communication_data_type"] = "fp32"
     if config.parallel.pipe_size > 1 and config.parallel.sequence_parallel:
         # Stages would send a slice of each activation, taking the tensor-parallel ranks' copies for equal: these are not.
@@ -64,6 +64,11 @@ def sums_in_fp32(config: Any) -> bool:
     neox/training/masters.py does it."""
     several = config.batch.gradient_accumulation_steps > 1
     return several and config.precision.precision != "fp32" and engine_zero_stage(config) > 0
+
+
+def reduces_in_fp32(config: Any) -> bool:
+    """Whether 16-bit gradients are averaged over the replicas in fp32. One replica sends nothing, but DeepSpeed would round its sums."""
+    return config.precision.fp32_allreduce or (sums_in_fp32(config) and config.parallel.data_size == 1)
 
 
 def _plain(value: Any) -> Any:

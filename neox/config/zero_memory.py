@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from neox.config.deepspeed import engine_zero_stage, sums_in_fp32
+from neox.config.deepspeed import engine_zero_stage, reduces_in_fp32, sums_in_fp32
 from neox.config.sections import Config
 from neox.config.shapes import ffn_width, has_reference, is_gated
 from neox.config.sizes import padded_vocab_size, stage_experts, stage_parameters, stage_trained_parameters
@@ -147,7 +147,7 @@ class ZeroMemory:
     @property
     def _wire(self) -> int:
         """Of a gradient on its way between replicas."""
-        return FP32 if self._config.precision.fp32_allreduce else self._width
+        return FP32 if reduces_in_fp32(self._config) else self._width
 
     @property
     def _rounded(self) -> int:

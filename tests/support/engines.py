@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -55,13 +56,17 @@ def losses_and_norms(topology: Topology, *, rows: list[dict], steps: int) -> lis
 
 
 MICRO_BATCHES = 64
+RATE = 4096.0  # such that an update is exact to fp32's last digits beside norms' weights of 1
 
 
 @dataclass(frozen=True)
 class Update:
-    """What a step of plain SGD with rate 1 takes from the masters: the gradient of 64 samples, each a micro-batch."""
+    """What a step of plain SGD takes from the masters over its rate: the gradient of 64 samples, each a micro-batch.
 
-    taken: dict[tuple[str, int], torch.Tensor]  # of the ranges that this rank holds, by the weight's name and the first element
+    taken: the ranges that this rank holds, by the weight's name and the first element.
+    """
+
+    taken: dict[tuple[str, int], torch.Tensor]
     in_fp32: dict[str, torch.Tensor]  # the sum of what this rank's micro-batches gave to each weight
     in_16_bits: dict[str, torch.Tensor]  # the same, added up in the weights' type
 
@@ -77,7 +82,7 @@ def first_updates(topology: Topology, *, rows: list[dict]) -> list[Update]:
             "train_micro_batch_size_per_gpu": 1,
             "train_iters": 1,
             "gradient_clipping": 0.0,
-            "optimizer": {"type": "SGD", "params": {"lr": 1.0}},
+            "optimizer": {"type": "SGD", "params": {"lr": RATE}},
             "weight_decay": 0.0,
             "num_gpus": topology.world_size,
             "pipe_parallel_size": topology.pipe_size,
@@ -85,18 +90,18 @@ def first_updates(topology: Topology, *, rows: list[dict]) -> list[Update]:
         }
         engine = Engine(config_from_values(values), topology, VOCAB)
         masters = {
-            (piece.name, piece.start): piece.tensors[WEIGHT]
+            (piece.name, piece.start): piece.tensors[WEIGHT].detach()
             for piece in fragments(engine.state.names, engine.state.optimizer, [])
         }
         before = {place: master.clone() for place, master in masters.items()}
-        seen: dict[str, list[torch.Tensor]] = {}
+        seen: dict[str, list[torch.Tensor]] = defaultdict(list)
         for weight, name in engine.state.names.items():
-            weight.register_hook(lambda gradient, seen=seen.setdefault(name, []): seen.append(gradient.flatten()))
+            weight.register_hook(lambda gradient, seen=seen, name=name: seen[name].append(gradient.flatten()))
         own = tokens[topology.data_rank :: topology.data_size]
-        engine.train_step((Batch(row[:, :-1], row[:, 1:], torch.ones(1, SEQ)) for row in own), 1.0)
+        engine.train_step((Batch(row[:, :-1], row[:, 1:], torch.ones(1, SEQ)) for row in own), RATE)
         updates.append(
             Update(
-                taken={place: old - masters[place] for place, old in before.items()},
+                taken={place: (old - masters[place]) / RATE for place, old in before.items()},
                 in_fp32={name: torch.stack(gradients).float().sum(0) for name, gradients in seen.items()},
                 in_16_bits={name: sum(gradients[1:], gradients[0]).float() for name, gradients in seen.items()},
             )
