@@ -96,7 +96,7 @@ def first_updates(topology: Topology, *, rows: list[dict]) -> list[Update]:
         before = {place: master.clone() for place, master in masters.items()}
         seen: dict[str, list[torch.Tensor]] = defaultdict(list)
         for weight, name in engine.state.names.items():
-            weight.register_hook(lambda gradient, seen=seen, name=name: seen[name].append(gradient.flatten()))
+            weight.register_hook(lambda gradient, seen=seen, name=name: seen[name].append(gradient.flatten().clone()))
         own = tokens[topology.data_rank :: topology.data_size]
         engine.train_step((Batch(row[:, :-1], row[:, 1:], torch.ones(1, SEQ)) for row in own), RATE)
         updates.append(
