@@ -22,8 +22,8 @@ class MasterOptimizer(FP16_UnfusedOptimizer):
     norm of one rank's shard; and it reads the gradients three times more often. The caller scales the loss by `loss_scale`.
 
     A replica adds up the gradients of its micro-batches in fp32: a sum in bf16 loses what is less than 1/256 of it. DeepSpeed's
-    engine averages these sums over the replicas, and sends them in the weights' type, half the bytes, unless `fp32_allreduce` is
-    given: that rounds a gradient once in a step, and not once for each micro-batch.
+    engine averages the sums over the replicas. It sends them in the weights' type, unless `fp32_allreduce` is given: half the
+    bytes, for one rounding in a step instead of one with each micro-batch.
     """
 
     def __init__(self, wrapper: FP16_UnfusedOptimizer, topology: Topology):
