@@ -41,7 +41,9 @@ def base_config(config: Any) -> dict[str, Any]:
     if section.precision == "bf16":
         # the norm tells the same; this would be a pass over all gradients, for which the host waits
         settings["bf16"] = {"enabled": True, "check_grad_overflow": False}
-    if section.fp32_allreduce:
+    if sums_in_fp32(config):
+        settings["data_types"] = {"grad_accum_dtype": "fp32"}
+    if reduces_in_fp32(config):
         settings["communication_data_type"] = "fp32"
     if config.parallel.pipe_size > 1 and config.parallel.sequence_parallel:
         # Stages would send a slice of each activation, taking the tensor-parallel ranks' copies for equal: these are not.
@@ -55,6 +57,18 @@ def engine_zero_stage(config: Any) -> int:
     parallel, zero = config.parallel, config.optimization.zero_optimization
     alone = parallel.data_size == 1 and parallel.pipe_size == 1
     return 0 if alone and not zero.offloads_optimizer and not zero.offloads_parameters else zero.stage
+
+
+def sums_in_fp32(config: Any) -> bool:
+    """Whether DeepSpeed adds up 16-bit gradients of micro-batches in fp32, as it does from ZeRO 1 on when it is told to. At stage 0
+    neox/training/masters.py does it."""
+    several = config.batch.gradient_accumulation_steps > 1
+    return several and config.precision.precision != "fp32" and engine_zero_stage(config) > 0
+
+
+def reduces_in_fp32(config: Any) -> bool:
+    """Whether 16-bit gradients are averaged over the replicas in fp32. One replica sends nothing, but DeepSpeed would round its sums."""
+    return config.precision.fp32_allreduce or (sums_in_fp32(config) and config.parallel.data_size == 1)
 
 
 def _plain(value: Any) -> Any:

@@ -270,7 +270,10 @@ OTHER_KEYS: dict[str, Other] = {
         comms_logger=({},),
         csv_monitor=({},),
         checkpoint=({},),
-        data_types=({},),
+    ),
+    **_refused(
+        "gradients of micro-batches are always added up in fp32: leave it out",
+        data_types=({}, {"grad_accum_dtype": "fp32"}),
     ),
     **_refused(
         "batches keep their size and order; DeepSpeed's data curricula and compression are not supported",

@@ -395,7 +395,10 @@ class PrecisionConfig(Section):
     )
     fp16: Fp16 | None = Field(None, description="fp16 and its loss scale")
     bf16: Bf16 | None = Field(None, description="bf16 on or off; precision: bf16 says the same")
-    fp32_allreduce: bool = Field(False, description="reduce gradients in fp32 where weights are fp16 or bf16")
+    fp32_allreduce: bool = Field(
+        False,
+        description="average gradients over the replicas in fp32 where weights are fp16 or bf16; those of micro-batches are always added up in it",
+    )
 
 
 class RecomputeConfig(Section):

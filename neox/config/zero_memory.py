@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from neox.config.deepspeed import engine_zero_stage
+from neox.config.deepspeed import engine_zero_stage, reduces_in_fp32, sums_in_fp32
 from neox.config.sections import Config
 from neox.config.shapes import ffn_width, has_reference, is_gated
 from neox.config.sizes import padded_vocab_size, stage_experts, stage_parameters, stage_trained_parameters
@@ -24,6 +24,7 @@ class ZeroMemory:
         self._stages = config.parallel.pipe_size
         self._half = config.precision.precision != "fp32"
         self._width = FP16 if self._half else FP32
+        self._sums = sums_in_fp32(config)  # of 16-bit gradients, from ZeRO 1 on
         self._on_host = zero.offloads_optimizer
         # with more micro-batches than are under way, gradients of some are there while the others' activations are
         self._accumulates = config.batch.gradient_accumulation_steps > self._stages - stage
@@ -51,12 +52,15 @@ class ZeroMemory:
     @property
     def gradients(self) -> int:
         """Gradients between two micro-batches."""
-        if self._on_host and self._zero.stage >= 2:
+        if self._zero.stage == 0:
+            return FP32 * self.trained  # also of 16-bit weights: neox/training/masters.py
+        if self._zero.stage == 1:
+            return self._sum_width * self.trained
+        if self._zero.stage == 2 and self._sums:
+            return FP32 * self._shard  # also where the optimizer is on the host
+        if self._on_host:
             return 0
-        whole = self.trained
-        if self._zero.stage == 0 and self._replicas == 1:
-            return FP32 * whole  # added up in fp32: neox/training/masters.py
-        return self._width * {0: whole, 1: whole, 2: self._touched, 3: self._shard}[self._zero.stage]
+        return self._width * self._touched if self._zero.stage == 2 else self._sum_width * self._shard
 
     @property
     def optimizer(self) -> int:
@@ -72,9 +76,10 @@ class ZeroMemory:
         """Buffers in which gradients wait to be reduced, and weights that stage 3 has gathered."""
         if self._zero.stage in (1, 2) and self._zero.contiguous_gradients:
             two = self._zero.overlap_comm and self._stages == 1
-            return self._width * self._zero.reduce_bucket_size * (2 if two else 1)
+            width = self._sum_width if self._zero.stage == 1 else self._width
+            return width * self._zero.reduce_bucket_size * (2 if two else 1)
         if self._zero.stage == 3:
-            return self._stage_3_bucket + self._width * min(self.trained, GATHERED)
+            return self._wire * self._zero.reduce_bucket_size + self._width * min(self.trained, GATHERED)
         return 0
 
     @property
@@ -94,8 +99,8 @@ class ZeroMemory:
 
     @property
     def after_backward(self) -> int:
-        """The same at its end. Stage 2 adds a second share of the gradients to the first."""
-        second = self.gradients if self._zero.stage == 2 and self._accumulates else 0
+        """The same at its end. Stage 2 adds a second share of the gradients to the first, except where it adds up in fp32."""
+        second = self.gradients if self._zero.stage == 2 and self._accumulates and not self._sums else 0
         return self.gradients + self.bucket + self._flattened + second
 
     @property
@@ -107,9 +112,14 @@ class ZeroMemory:
     def reduction_buffers(self) -> int:
         """Buffers while what is left is reduced, after the backward pass."""
         if self._zero.stage == 0:
-            wire = FP32 if self._half and self._config.precision.fp32_allreduce else 0
-            return min(self.trained, ENGINE_BUCKET) * (self._width + wire) if self._replicas > 1 else 0
-        return self.bucket * (2 if self._stages > 1 else 1) + self._flattened
+            return min(self.trained, ENGINE_BUCKET) * (FP32 + self._rounded) if self._replicas > 1 else 0
+        buffers = self.bucket + self._flattened
+        if self._stages > 1:
+            buffers += self._wire * self._zero.reduce_bucket_size if self._zero.contiguous_gradients else 0
+        if self._zero.stage == 1 and self._sums:
+            # the share that is updated, beside the sums that it comes from
+            buffers += FP32 * self._shard + self._rounded * min(self.trained, self._zero.reduce_bucket_size)
+        return buffers
 
     @property
     def update(self) -> int:
@@ -118,16 +128,31 @@ class ZeroMemory:
             return self.gradients
         if self._zero.stage == 0:
             return FP32 * self.trained
-        copies = self._shard * (self._width + (FP32 if self._half else 0))  # flat, and in fp32
+        # flat, and in fp32
+        copies = self._shard * (FP32 if self._sums else self._width + (FP32 if self._half else 0))
         if self._zero.stage == 3:
             return self.gradients + max(copies, FP64 * self._largest // self._replicas)
         # the norm of each gradient is taken in fp64
-        return self._width * self._touched + max(copies, FP64 * min(self._shard, self._largest))
+        norm = FP64 * min(self._shard, self._largest)
+        if self._sums:
+            # the sums of other processes' shares lie in the bucket until here
+            return copies + norm + (self.bucket if self._zero.stage == 1 and self._replicas > 1 else 0)
+        return self._width * self._touched + max(copies, norm)
 
     @property
-    def _stage_3_bucket(self) -> int:
-        width = FP32 if self._config.precision.fp32_allreduce else self._width
-        return width * self._zero.reduce_bucket_size
+    def _sum_width(self) -> int:
+        """Of the sum of a gradient over micro-batches."""
+        return FP32 if self._sums else self._width
+
+    @property
+    def _wire(self) -> int:
+        """Of a gradient on its way between replicas."""
+        return FP32 if reduces_in_fp32(self._config) else self._width
+
+    @property
+    def _rounded(self) -> int:
+        """Of the copy that is made of an fp32 sum to send it."""
+        return self._wire if self._wire < FP32 else 0
 
     @property
     def _flattened(self) -> int:

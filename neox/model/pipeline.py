@@ -10,12 +10,14 @@ import contextlib
 import io
 from collections.abc import Iterator
 from itertools import repeat
+from types import SimpleNamespace
 
 import deepspeed
 from deepspeed.pipe import LayerSpec as StageLayer
 from deepspeed.pipe import PipelineModule, TiedLayerSpec
 from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.utils.checkpoint import checkpoint
 
 from neox.config.sections import ModelConfig, RecomputeConfig
@@ -63,6 +65,14 @@ class Stage(PipelineModule):
             else:
                 hidden = layer(hidden)
         return hidden
+
+    def get_tied_weights_and_groups(self) -> list[tuple[SimpleNamespace, ProcessGroup]]:
+        """What DeepSpeed's engine sums up over the stages that share a weight. It takes `grad`, but at ZeRO 1 its sums of 16-bit
+        gradients in fp32 are in `grad_accum`, and it would leave them out."""
+        return [
+            (SimpleNamespace(grad=weight.grad_accum if weight.grad is None else weight.grad), group)
+            for weight, group in super().get_tied_weights_and_groups()
+        ]
 
 
 def pipeline_module(

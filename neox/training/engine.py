@@ -14,6 +14,7 @@ from functools import partial
 
 import deepspeed
 import torch
+from deepspeed.runtime.engine import DeepSpeedEngine
 from torch import distributed
 
 from neox.checkpoint.fragments import base_optimizer
@@ -36,6 +37,10 @@ from neox.training.objectives import MicroBatch, build_objective
 from neox.training.optimizer import build_optimizer, import_muon_uncompiled, set_learning_rate
 
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+
+# For sums in fp32 at ZeRO 1 DeepSpeed has an optimizer for bf16 alone, which makes the host wait for the norm at each step, and
+# holds all gradients in 16 bits beside the sums. Its optimizer of stages 1 and 2, which fp16 gets, does the same work in bf16.
+DeepSpeedEngine._configure_bf16_optimizer = DeepSpeedEngine._configure_zero_optimizer
 
 
 @dataclass(frozen=True)

@@ -88,3 +88,18 @@ def test_deepspeed_in_bf16_with_pipeline_and_sequence_parallel():
     assert settings["pipeline"] == {"pipe_partitioned": False, "grad_partitioned": False}
     assert settings["communication_data_type"] == "fp32"
     assert "pipeline" not in deepspeed_config(config_from_values({**BASE, **layout}))
+
+
+def test_deepspeed_adds_up_16_bit_gradients_in_fp32():
+    def told(**keys) -> bool:
+        settings = deepspeed_config(config_from_values({**BASE, "num_gpus": 2, **keys}))
+        assert settings.get("data_types") in (None, {"grad_accum_dtype": "fp32"})
+        return "data_types" in settings
+
+    several = {"train_batch_size": 8, "train_micro_batch_size_per_gpu": 2, "precision": "bf16"}
+    for stage in (1, 2, 3):
+        zero = {"zero_optimization": {"stage": stage}}
+        assert told(**several, **zero)
+        assert not told(**{**several, "precision": "fp32"}, **zero)
+        assert not told(**{**several, "train_batch_size": 4}, **zero), "there is nothing to add up"
+    assert not told(**several), "at ZeRO 0 the masters are ours"

@@ -46,6 +46,7 @@ def test_no_key_points_to_a_key_that_is_not_there():
         ("z_loss", 0.0), ("train_impl", "normal"), ("data_impl", "mmap"), ("data_impl", "infer"), ("clip_grad", 1.0),
         ("moe_num_experts", 1), ("flops_profiler", {"enabled": False}), ("autotuning", {}), ("deepspeed", True),
         ("use_comet", False), ("num_kv_heads", None), ("lr", None), ("gpt_j_tied", False), ("hysteresis", 2),
+        ("data_types", {"grad_accum_dtype": "fp32"}),
     ],
 )  # fmt: skip
 def test_values_that_ask_for_nothing_pass(key, value):
@@ -58,6 +59,7 @@ def test_values_that_ask_for_nothing_pass(key, value):
         ("z_loss", 0.1), ("data_impl", "cached"), ("clip_grad", True), ("coord_check", True),
         ("flops_profiler", {"enabled": True}), ("deepspeed", False), ("use_comet", True), ("lr", 0.1), ("te_mha", True),
         ("no_load_optim", True), ("elasticity", {"a": 1}), ("checkpoint_scale", "log"), ("rank", 0),
+        ("data_types", {"grad_accum_dtype": "bf16"}),
     ],
 )  # fmt: skip
 def test_values_that_ask_for_something_are_refused_by_name(key, value):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.engines import losses_and_norms, summed_in_fp32
+from support.engines import Update, first_updates, losses_and_norms
 from support.workers import run_workers
 
 from neox.training.gradients import divisor
@@ -44,12 +44,51 @@ def test_zero_0_trains_in_16_bits_like_zero_1(runs: dict[int, list], precision: 
     assert plain[0, -1] < plain[0, 0] - 0.5, "the loss falls"
 
 
-def test_gradients_of_micro_batches_are_added_up_in_fp32(tmp_path: Path) -> None:
+SUMS = [{"precision": "bf16", "zero_optimization": {"stage": stage}} for stage in (0, 1, 2, 3)]
+
+
+def whole_weights(ranks: list[Update]) -> dict[str, torch.Tensor]:
+    """What was taken from each weight, put together from the ranges of the ranks."""
+    pieces = {place: piece for rank in ranks for place, piece in rank.taken.items()}
+    names = sorted({name for name, _ in pieces})
+    return {name: torch.cat([pieces[place] for place in sorted(pieces) if place[0] == name]) for name in names}
+
+
+def errors(found: dict[str, torch.Tensor], exact: dict[str, torch.Tensor]) -> list[float]:
+    """Of each weight, relative."""
+    assert found.keys() == exact.keys()
+    return [float((found[name] - exact[name]).norm() / exact[name].norm()) for name in exact]
+
+
+@pytest.fixture(scope="module")
+def one_replica(tmp_path_factory: pytest.TempPathFactory) -> Update:
+    """The first update of a single process in bf16."""
+    ((update,),) = run_workers(first_updates, tmp_path_factory.mktemp("one"), processes=1, rows=SUMS[:1])
+    return update
+
+
+def test_gradients_of_micro_batches_are_added_up_in_fp32(one_replica: Update) -> None:
     """A sum in bf16 of so many is off by a hundredth."""
-    (sums,) = run_workers(summed_in_fp32, tmp_path, processes=1, keys={"precision": "bf16"})
-    for taken, exact, rounded in zip(sums["taken"], sums["fp32"], sums["16 bits"]):
-        error, of_bf16 = ((found - exact).norm() / exact.norm() for found in (taken, rounded))
-        assert error < 1e-4 < 1e-3 < of_bf16
+    assert max(errors(whole_weights([one_replica]), one_replica.in_fp32)) < 1e-4
+    assert min(errors(one_replica.in_16_bits, one_replica.in_fp32)) > 1e-3
+
+
+def test_replicas_add_up_gradients_in_fp32_at_every_stage(one_replica: Update, tmp_path: Path) -> None:
+    """On the way from one to the other they are rounded to the weights' type, unless told not to be."""
+    exact = whole_weights([one_replica])
+    in_fp32 = [{**row, "fp32_allreduce": True} for row in SUMS]
+    ranks = run_workers(first_updates, tmp_path, processes=2, rows=[*SUMS, *in_fp32])
+    found = [max(errors(whole_weights(updates), exact)) for updates in zip(*ranks)]
+    assert max(found[: len(SUMS)]) < 4e-3 and max(found[len(SUMS) :]) < 1e-4, found
+
+
+def test_stages_of_a_pipeline_add_up_gradients_in_fp32(tmp_path: Path) -> None:
+    """Also those of the embedding that two of them share."""
+    ranks = run_workers(first_updates, tmp_path, processes=2, pipe=2, rows=SUMS[1:2])
+    first, last = (update for (update,) in ranks)
+    tied = first.in_fp32.keys() & last.in_fp32.keys()
+    exact = {**first.in_fp32, **last.in_fp32, **{name: first.in_fp32[name] + last.in_fp32[name] for name in tied}}
+    assert len(tied) == 1 and max(errors(whole_weights([first, last]), exact)) < 1e-4
 
 
 def test_the_divisor_clips_like_torch() -> None:

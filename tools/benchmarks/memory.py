@@ -65,6 +65,7 @@ CASES: dict[str, dict[str, Any]] = {
     "zero1": {"num_gpus": 2, "stage": 1},
     "zero2": {"num_gpus": 2, "stage": 2},
     "zero3": {"num_gpus": 2, "stage": 3},
+    "bf16-zero0": {"num_gpus": 2, "stage": 0, **BF16},
     "bf16-zero1": {"num_gpus": 2, "stage": 1, **BF16},
     "bf16-zero3": {"num_gpus": 2, "stage": 3, **BF16},
     "tensor": {"num_gpus": 2, "stage": 0, "model_parallel_size": 2},
