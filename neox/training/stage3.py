@@ -25,12 +25,9 @@ def sharing_out(*, settings: dict[str, Any], dtype: torch.dtype, topology: Topol
 
     settings: of DeepSpeed. dtype: what the model computes with.
     """
-    comm.init_distributed(
-        get_accelerator().communication_backend_name(), dist_init_required=False
-    )  # as deepspeed.initialize
-    nothing_yet = nn.Module()
-    replicas = topology.data_group
-    init = zero.Init(nothing_yet, replicas, config_dict_or_path=settings, mpu=MpuAdapter(topology))
+    backend = get_accelerator().communication_backend_name()
+    comm.init_distributed(backend, dist_init_required=False)  # as deepspeed.initialize does, which comes later
+    init = zero.Init(nn.Module(), topology.data_group, config_dict_or_path=settings, mpu=MpuAdapter(topology))
 
     def share_out(layer: nn.Module) -> None:
         init._convert_to_zero_parameters(layer.to(dtype).parameters())
