@@ -11,7 +11,6 @@ Exit codes: 0 done, 1 the run failed, 2 the input is wrong and nothing was writt
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 import time
@@ -23,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from neox.config.errors import ConfigError
 from neox.data.records import KNOWN_SUFFIXES, TextUnit
+from neox.launch.cores import usable_processors
 from tools.refusal import UNFINISHED, refuse, unfinished
 
 STAGES = ("language", "gopher", "c4", "decontaminate", "redact", "exact", "near")
@@ -110,7 +110,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     add("--jsonl-key", default="text", metavar="KEY", help="key of the text (text); it is `text` in the output")
     add("--text-unit", choices=get_args(TextUnit), default="file", help="what of a .txt is one document (file)")
-    add("--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="processes (one for each core)")
+    add(
+        "--workers",
+        type=int,
+        default=usable_processors(),
+        metavar="N",
+        help="processes (one for each processor it may use)",
+    )
     add("--on-error", choices=("stop", "skip"), default="stop", help="at a record that cannot be read (stop)")
     add("--overwrite", action="store_true", help="start over where another job was stopped")
     given = parser.parse_args(arguments)

@@ -28,6 +28,8 @@ from rich.text import Text
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from neox.launch.cores import usable_processors
+
 GIB = 2**30
 STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 LAUNCHERS = {  # program -> the launcher that needs it
@@ -137,8 +139,7 @@ def datasets() -> Findings:
 
 
 def processor() -> Findings:
-    cores = len(os.sched_getaffinity(0))
-    yield Finding("cpu cores", "ok", f"{cores} of {os.cpu_count()}")
+    yield Finding("processors", "ok", f"{usable_processors()} of {os.cpu_count()}")
     facts = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
     free, total = (int(facts[name].split()[0]) * 1024 / GIB for name in ("MemAvailable", "MemTotal"))
     low = free < 4

@@ -11,7 +11,6 @@ Exit codes: 0 done, 1 a package could not be had or is not what it was, 2 a wron
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from neox.data.files import write_durably
 from neox.data.preprocess import PreprocessJob, preprocess
 from neox.data.progress import summary
 from neox.data.store import check_store
+from neox.launch.cores import usable_processors
 from tools.corpora.packages import PreparationError, archived_files, fetch, verified
 from tools.corpora.sets import BLENDS, CORPORA, TOKENIZERS, Corpus, mix
 
@@ -64,7 +64,7 @@ def prepare_corpus(name: str, folder: Path) -> None:
             merge_file=str(folder / "gpt2-merges.txt"),
         ),
         append_eod=True,
-        workers=len(os.sched_getaffinity(0)),
+        workers=usable_processors(),
     )
     say(f"tokenizing {corpus}")
     for line in summary(preprocess(job)):

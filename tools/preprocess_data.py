@@ -11,7 +11,6 @@ On a Ray cluster: --ray ADDRESS. Exit codes: 0 done, 1 the run failed, 2 the inp
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 from pathlib import Path
@@ -29,6 +28,7 @@ from neox.data.preprocess import PreprocessJob, preprocess
 from neox.data.progress import joined_summary, shown, summary
 from neox.data.records import KNOWN_SUFFIXES, TextUnit
 from neox.data.shards import Shard
+from neox.launch.cores import usable_processors
 from tools.refusal import AGAIN, FAILED, UNFINISHED, refuse, unfinished
 
 TOKENIZER_TYPES = get_args(TokenizerConfig.model_fields["tokenizer_type"].annotation)
@@ -100,7 +100,13 @@ def parse(arguments: list[str]) -> tuple[PreprocessJob, argparse.Namespace]:
     add("--merge-file", metavar="FILE", help="merges of GPT2BPETokenizer")
     add("--append-eod", action="store_true", help="end every document with the end-of-document token")
     add("--ftfy", action="store_true", help="mend wrongly decoded text first")
-    add("--workers", type=_positive, default=_cores(), metavar="N", help="processes that encode (one for each core)")
+    add(
+        "--workers",
+        type=_positive,
+        default=usable_processors(),
+        metavar="N",
+        help="processes that encode (one for each processor it may use)",
+    )
     add("--num-docs", type=_positive, metavar="N", help="stop after so many records")
     add(
         "--shard",
@@ -159,11 +165,6 @@ def _positive(text: str) -> int:
     if number < 1:
         raise ValueError(text)
     return number
-
-
-def _cores() -> int:
-    """Cores that this process may use; a job on a cluster often has fewer than the machine."""
-    return len(os.sched_getaffinity(0))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import numpy
 
 from neox.config.errors import ConfigError
 from neox.config.sections import DataConfig
+from neox.data.learned import first_other_question
 from neox.data.manifest import read_manifest
 from neox.data.mixtures import Part
 from neox.data.samples import IndexedDataset
@@ -57,16 +58,11 @@ def check_pairs(part: Part, store: Callable[[str], IndexedDataset]) -> None:
         )
     if part.labels is None or part.rejected.labels is None:
         return
-    for number in range(len(preferred)):
-        questions = []
-        for side in both:
-            learned = store(side.labels).get(number) >= 0
-            begin = learned.argmax() if learned.any() else learned.size
-            questions.append(store(side.prefix).get(number)[:begin])
-        if not numpy.array_equal(*questions):
-            raise ConfigError(
-                f"document {number:,} of {part.prefix} and of {part.rejected.prefix} answer different questions: {hint}"
-            )
+    number = first_other_question((preferred, rejected), tuple(store(side.labels) for side in both))
+    if number is not None:
+        raise ConfigError(
+            f"document {number:,} of {part.prefix} and of {part.rejected.prefix} answer different questions: {hint}"
+        )
 
 
 def _check_tokenizer(prefix: str, facts: StoreFacts, tokenizer: Tokenizer) -> None:

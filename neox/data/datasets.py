@@ -20,6 +20,7 @@ from neox.config.sections import DataConfig
 from neox.data.checks import check_data, check_pairs
 from neox.data.fill_in import fill_in
 from neox.data.index_cache import writable_folder
+from neox.data.learned import has_labels
 from neox.data.masking import masking
 from neox.data.mixtures import USES, Part, mixture
 from neox.data.packing import usable
@@ -177,9 +178,7 @@ class _Sampler:
         numbers = numbers[usable(lengths, self.seq_length + 1, self.allow_chopped)]
         if part.labels is None:
             return numbers
-        labels = self._store(part.labels)
-        learned = [bool((labels.get(number)[1 : self.seq_length + 1] >= 0).any()) for number in numbers]
-        return numbers[numpy.array(learned, dtype=bool)]
+        return numbers[has_labels(self._store(part.labels), self.seq_length)[numbers]]
 
     def _lack(self, prefix: str, numbers: numpy.ndarray, kind: Split) -> str | None:
         """Why the documents do not make a sample, None where they do."""

@@ -1,4 +1,4 @@
-"""How many threads the processes of this machine may share."""
+"""How many threads, or processes of one thread, this machine may run at once."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ def usable_cores(system: Path = SYSTEM) -> int:
     """
     cores = {_siblings(system, cpu) for cpu in os.sched_getaffinity(0)}
     return max(1, min(len(cores), _granted(system)))
+
+
+def usable_processors(system: Path = SYSTEM) -> int:
+    """As `usable_cores`, with each hardware thread: for work on text, which leaves a core room for a second one."""
+    return max(1, min(len(os.sched_getaffinity(0)), _granted(system)))
 
 
 def _siblings(system: Path, cpu: int) -> str:

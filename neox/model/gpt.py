@@ -79,7 +79,7 @@ class GPT(nn.Module):
 
     vocab_size: without padding; columns beyond it are padding, which the loss and sampling leave out. seed: of the
     initial weights; None leaves them unset, for a checkpoint to fill. Weights are fp32 until DeepSpeed, or the caller,
-    casts them. With `lora_rank` only the adapters ask for gradients.
+    casts them. With `lora_rank` only the adapters ask for gradients. finish: called with each layer before the next is built.
     """
 
     def __init__(
@@ -91,6 +91,7 @@ class GPT(nn.Module):
         recompute: RecomputeConfig | None = None,
         sequence_parallel: bool = False,
         seed: int | None = None,
+        finish: Callable[[nn.Module], object] | None = None,
     ):
         super().__init__()
         self.config = model
@@ -98,13 +99,18 @@ class GPT(nn.Module):
         self.topology = topology
         self.recompute = recompute or RecomputeConfig()
         specs = layer_specs(model, vocab_size=vocab_size, topology=topology, sequence_parallel=sequence_parallel)
-        # a tied head is the last spec and has no weights of its own
-        self.layers = nn.ModuleList(spec.build() for spec in specs if spec.forward is None)
-        if model.lora_rank is not None:
-            add_adapters(self, model)
-        if seed is not None:
-            for index, layer in self.indexed_layers():
+        self.layers = nn.ModuleList()
+        for index, spec in enumerate(specs):
+            if spec.forward is not None:
+                continue  # a tied head, the last one, has no weights of its own
+            layer = spec.build()
+            if model.lora_rank is not None:
+                add_adapters(layer, model)
+            if seed is not None:
                 initialize_weights(layer, model=model, seed=seed, index=index, topology=topology)
+            if finish is not None:
+                finish(layer)
+            self.layers.append(layer)
 
     def indexed_layers(self) -> Iterator[tuple[int, nn.Module]]:
         """(global index, layer) of the layers with weights; names of weights are `layers.<global index>.<name>`."""

@@ -76,16 +76,16 @@ def lora_scale(model: ModelConfig) -> float:
     return model.lora_alpha / model.lora_rank
 
 
-def add_adapters(gpt: nn.Module, model: ModelConfig) -> None:
-    """Freeze all weights of a model, and put adapters, whose weights are unset, beside the layers that `lora_targets` names."""
-    gpt.requires_grad_(False)
-    for block in gpt.modules():
-        if not isinstance(block, Block):
-            continue
-        for name, layer in list(block.named_modules()):
-            if name.rpartition(".")[2] in model.lora_targets:
-                kind = ColumnAdapter if isinstance(layer, ColumnLinear) else RowAdapter
-                layer.adapter = kind(layer, model)
+def add_adapters(part: nn.Module, model: ModelConfig) -> None:
+    """Freeze all weights of a part of a model, and put adapters, whose weights are unset, beside the layers of a block that
+    `lora_targets` names."""
+    part.requires_grad_(False)
+    if not isinstance(part, Block):
+        return
+    for name, layer in list(part.named_modules()):
+        if name.rpartition(".")[2] in model.lora_targets:
+            kind = ColumnAdapter if isinstance(layer, ColumnLinear) else RowAdapter
+            layer.adapter = kind(layer, model)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -27,6 +28,7 @@ from neox.data.batches import Batch
 from neox.model import pipeline
 from neox.model.compiled import compile_blocks
 from neox.model.documents import Documents
+from neox.model.dtypes import DTYPES
 from neox.model.gpt import GPT
 from neox.parallel.mpu import MpuAdapter
 from neox.parallel.topology import Topology
@@ -35,6 +37,7 @@ from neox.training.gradients import divisor, global_norm
 from neox.training.masters import MasterOptimizer
 from neox.training.objectives import MicroBatch, build_objective
 from neox.training.optimizer import build_optimizer, import_muon_uncompiled, set_learning_rate
+from neox.training.stage3 import sharing_out, without_compiler
 
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 
@@ -69,7 +72,8 @@ class Engine:
         self._balancing = config.model.moe_loss_coeff
         settings = deepspeed_config(config)
         self._pipelined = topology.pipe_size > 1
-        plain = settings["zero_optimization"]["stage"] == 0 and not self._pipelined
+        stage = settings["zero_optimization"]["stage"]
+        plain = stage == 0 and not self._pipelined
         # at ZeRO 0 in fp32 DeepSpeed clips without telling the norm, so the step does both itself
         self._owns_norm = plain and config.precision.precision == "fp32"
         # elsewhere DeepSpeed tells it, but would make the host wait for it to clip; the update clips in passing, unless it is the host's
@@ -85,18 +89,22 @@ class Engine:
         }
         self._compiled = config.run.compile_blocks
         build = partial(pipeline.pipeline_module, compiled=self._compiled) if self._pipelined else GPT
+        if stage == 3:
+            dtype = DTYPES[config.precision.precision]
+            model_arguments["finish"] = sharing_out(settings=settings, dtype=dtype, topology=topology)
         module = build(config.model, **model_arguments)
         self._objective = build_objective(config, vocab_size, topology, module, reference)
         if topology.expert_size > 1:
             announce_experts(module, topology)
         import_muon_uncompiled()
-        self._engine, *_ = deepspeed.initialize(
-            model=module,
-            optimizer=build_optimizer(config.optimization, module, width_multiplier(config.model)),
-            config=settings,
-            mpu=None if self._pipelined else MpuAdapter(topology),
-            dist_init_required=False,
-        )
+        with without_compiler() if stage == 3 else nullcontext():
+            self._engine, *_ = deepspeed.initialize(
+                model=module,
+                optimizer=build_optimizer(config.optimization, module, width_multiplier(config.model)),
+                config=settings,
+                mpu=None if self._pipelined else MpuAdapter(topology),
+                dist_init_required=False,
+            )
         self._owns_scale = plain and self._scaled
         if plain and not self._owns_norm:
             self._engine.optimizer = MasterOptimizer(self._engine.optimizer, topology)

@@ -32,7 +32,8 @@ def parameter_groups(module: nn.Module, weight_decay: float, width_multiplier: f
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        is_matrix = parameter.dim() >= 2 and not name.endswith("bias")
+        # ZeRO 3 leaves an empty tensor behind
+        is_matrix = len(getattr(parameter, "ds_shape", parameter.shape)) >= 2 and not name.endswith("bias")
         holders = parameter.group_name if is_shared_out(parameter) else None
         groups.setdefault((is_matrix, parameter in growing, holders), []).append(parameter)
     built = []

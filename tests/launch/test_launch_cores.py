@@ -1,10 +1,10 @@
-"""Threads for cores, not for their hardware threads, and within a container's quota."""
+"""Threads for cores, not for their hardware threads, workers for these too, and all within a container's quota."""
 
 import os
 
 import pytest
 
-from neox.launch.cores import usable_cores
+from neox.launch.cores import usable_cores, usable_processors
 
 
 @pytest.fixture
@@ -19,30 +19,31 @@ def machine(tmp_path, monkeypatch):
 
 
 def test_hardware_threads_of_a_core_count_once(machine, monkeypatch):
-    assert usable_cores(machine) == 4
+    assert (usable_cores(machine), usable_processors(machine)) == (4, 8)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 4, 5})
-    assert usable_cores(machine) == 2
+    assert (usable_cores(machine), usable_processors(machine)) == (2, 3)
 
 
 def test_a_system_that_does_not_tell(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
-    assert usable_cores(tmp_path) == 3
+    assert usable_cores(tmp_path) == usable_processors(tmp_path) == 3
 
 
 @pytest.mark.parametrize(
-    ("files", "expected"),
+    ("files", "cores", "processors"),
     [
-        ({"cpu.max": "150000 100000\n"}, 2),
-        ({"cpu.max": "20000 100000\n"}, 1),
-        ({"cpu.max": "max 100000\n"}, 4),
-        ({"cpu.max": "6400000 100000\n"}, 4),
-        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4),
+        ({"cpu.max": "150000 100000\n"}, 2, 2),
+        ({"cpu.max": "20000 100000\n"}, 1, 1),
+        ({"cpu.max": "600000 100000\n"}, 4, 6),
+        ({"cpu.max": "max 100000\n"}, 4, 8),
+        ({"cpu.max": "6400000 100000\n"}, 4, 8),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4, 8),
     ],
 )
-def test_a_quota_is_kept(machine, files, expected):
+def test_a_quota_is_kept(machine, files, cores, processors):
     for name, text in files.items():
         path = machine / "fs/cgroup" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    assert usable_cores(machine) == expected
+    assert (usable_cores(machine), usable_processors(machine)) == (cores, processors)
