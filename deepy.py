@@ -21,6 +21,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import neox  # noqa: F401 (first: it tells what this interpreter lacks)
+
+# isort: split
 import argcomplete
 from rich.console import Console
 from rich.text import Text

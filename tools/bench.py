@@ -20,10 +20,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 # `python tools/bench.py` puts tools/ on the path, not the folder above it that holds neox/
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import neox  # noqa: F401 (first: it tells what this interpreter lacks)
+
+# isort: split
+from rich.console import Console
 
 from neox.config.errors import ConfigError
 from neox.config.resolve import cuda_devices

@@ -15,6 +15,7 @@ from neox.config.places import Complaint, Place
 from neox.config.yaml_nodes import Entries, Node, Scalar, parse
 
 SUFFIXES = ("", ".yml", ".yaml", ".json")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,7 @@ def _find(name: str | Path, conf_dir: str | Path | None, order: int) -> tuple[Pa
     path = Path(name) if conf_dir is None else Path(conf_dir) / name
     place = Place(order, source=str(path))
     try:
-        for suffix in SUFFIXES:
-            candidate = path.with_name(path.name + suffix) if path.name else path
+        for candidate in _spellings(path):
             if candidate.is_file():
                 return candidate, None
         if path.is_dir():
@@ -84,9 +84,20 @@ def _find(name: str | Path, conf_dir: str | Path | None, order: int) -> tuple[Pa
         if path.exists():
             return path, None  # a pipe, as of <(command) in a shell
         names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        hint = did_you_mean(path.name if path.suffix in SUFFIXES[1:] else f"{path.name}.yml", names) or _elsewhere(path)
     except (OSError, ValueError) as error:
         return None, Complaint(place, "", f"cannot be looked up: {_reason(error)}")
-    return None, Complaint(place, "", f"there is no such file{did_you_mean(path.name + '.yml', names)}")
+    return None, Complaint(place, "", f"there is no such file{hint}")
+
+
+def _spellings(path: Path) -> list[Path]:
+    return [path.with_name(path.name + suffix) if path.name else path for suffix in SUFFIXES]
+
+
+def _elsewhere(path: Path) -> str:
+    """The file of that name that comes with the software, where the user stands in another folder or has left out `configs/`."""
+    candidates = [*_spellings(ROOT / path), *_spellings(ROOT / "configs" / path)]
+    return next((f"; did you mean {candidate}?" for candidate in candidates if candidate.is_file()), "")
 
 
 def _read(path: Path, order: int) -> tuple[Entries | None, list[Complaint]]:

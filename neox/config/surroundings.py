@@ -6,8 +6,10 @@ In a dry run what is missing is a note with the command that makes it; at a laun
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,19 @@ from neox.config.hosts import FORM
 from neox.config.resolve import PATH_KEYS, SAMPLE_DATA, SAMPLE_MERGES, SAMPLE_VOCAB, Surroundings
 
 SAMPLE_FILES = (SAMPLE_VOCAB, SAMPLE_MERGES, f"{SAMPLE_DATA}.bin", f"{SAMPLE_DATA}.idx")
-PREPARE_SAMPLE = "python tools/prepare_data.py shakespeare"
+ROOT = Path(__file__).resolve().parents[2]
+TOKEN_FILES = re.compile(r"(?P<prefix>.+)_(?P<key>[^_/]+?)(?:_label)?_document")
 
 
 def look_around(draft: Draft, around: Surroundings, environ: Mapping[str, str] = os.environ) -> None:
     """Add what the surroundings say to the draft's complaints and notes."""
     view = draft.view()
-    findings = [devices_suffice(view, around), sample_files(view), files_of_tokenizer(view)]
+    findings = [
+        devices_suffice(view, around),
+        sample_files(view),
+        files_of_tokenizer(view),
+        checkpoint_to_begin_with(view, around),
+    ]
     if around.trains:
         findings += [data_files(view), folder_to_save(view)]
     for finding in findings:
@@ -62,36 +70,48 @@ def sample_files(config: Any) -> Iterator[tuple[str, str]]:
     missing = [name for name in used if name in SAMPLE_FILES and not Path(name).is_file()]
     if missing:
         keys = "data_path" if data.data_path == SAMPLE_DATA else "vocab_file"
-        yield keys, f"not there yet: {', '.join(missing)}; make it with: {PREPARE_SAMPLE}"
+        yield keys, f"not there yet: {', '.join(missing)}; make it with: {tool('prepare_data.py')} shakespeare"
 
 
 def data_files(config: Any) -> Iterator[tuple[str, str]]:
     """The .bin and .idx files of every prefix are there."""
     data = config.data
-    if data.data_path is not None:
-        yield from _missing_dataset("data_path", data.data_path)
-    for key in PATH_KEYS:
-        for prefix in getattr(data, key) or []:
-            yield from _missing_dataset(key, prefix)
+    given = {"data_path": [] if data.data_path in (None, SAMPLE_DATA) else [data.data_path]}
+    given |= {key: getattr(data, key) or [] for key in PATH_KEYS}
+    for key, prefixes in given.items():
+        for prefix in prefixes:
+            missing = [f"{prefix}{suffix}" for suffix in (".bin", ".idx") if not Path(prefix + suffix).is_file()]
+            if missing:
+                yield key, _missing_data(config, prefix, missing)
 
 
-def _missing_dataset(key: str, prefix: str) -> Iterator[tuple[str, str]]:
-    missing = [f"{prefix}{suffix}" for suffix in (".bin", ".idx") if not Path(prefix + suffix).is_file()]
-    if not missing or prefix == SAMPLE_DATA:
-        return
-    if Path(prefix).suffix in (".bin", ".idx") and Path(prefix).is_file():
-        yield key, f"{prefix} is a prefix and a suffix: leave out {Path(prefix).suffix}"
-    else:
-        yield (
-            key,
-            f"{' and '.join(missing)} not found; make them with: python tools/preprocess_data.py --input FILE "
-            f"--output-prefix {_output_prefix(prefix)}",
-        )
+def _missing_data(config: Any, prefix: str, missing: list[str]) -> str:
+    path = Path(prefix)
+    if path.suffix in (".bin", ".idx"):
+        return f"{prefix} is a prefix and a suffix: leave out {path.suffix}"
+    # the user gave what --output-prefix was
+    for index in sorted(path.parent.glob(f"{escape(path.name)}_*document.idx")):
+        return f"{' and '.join(missing)} not found; did you mean {index.with_suffix('')}?"
+    return f"{' and '.join(missing)} not found; make them with: {_preprocess_command(config, prefix)}"
 
 
-def _output_prefix(prefix: str) -> str:
-    """The --output-prefix that makes this data set: without the ending that preprocess_data.py adds."""
-    return prefix.removesuffix("_text_document")
+def _preprocess_command(config: Any, prefix: str) -> str:
+    """The command that makes these token files by the tokenizer of the run; the name of its input is the user's to know."""
+    tokenizer, name = config.tokenizer, TOKEN_FILES.fullmatch(prefix)
+    words = [tool("preprocess_data.py"), "--input FILE --output-prefix", name["prefix"] if name else prefix]
+    if name and name["key"] != "text":
+        labelled = any(getattr(config.data, key) for key in PATH_KEYS if "_label_" in key)
+        words.append(f"--{'chat-key' if labelled else 'jsonl-keys'} {name['key']}")
+    words.append(f"--tokenizer-type {tokenizer.tokenizer_type}")
+    words += [f"--vocab-file {tokenizer.vocab_file}"] if tokenizer.vocab_file else []
+    words += [f"--merge-file {tokenizer.merge_file}"] if tokenizer.merge_file else []
+    return " ".join([*words, "--append-eod"])
+
+
+def tool(name: str) -> str:
+    """How a script of tools/ is started from the folder that the user is in."""
+    script = ROOT / "tools" / name
+    return f"python {script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script}"
 
 
 def files_of_tokenizer(config: Any) -> Iterator[tuple[str, str]]:
@@ -103,6 +123,43 @@ def files_of_tokenizer(config: Any) -> Iterator[tuple[str, str]]:
         name = getattr(tokenizer, key)
         if name is not None and name not in SAMPLE_FILES and not Path(name).exists():
             yield key, f"{name} is not there"
+
+
+def checkpoint_to_begin_with(config: Any, around: Surroundings) -> Iterator[tuple[str, str]]:
+    """The folder that the weights come from has a checkpoint, and one of ours. Training asks `load` where `save` has none."""
+    save, load = config.checkpoint.save, config.checkpoint.load
+    if around.generates:
+        key, name = ("save", save) if load is None else ("load", load)
+    elif around.trains:
+        key, name = ("save", save) if load in (None, save) or (save and _steps(save)) else ("load", load)
+    else:
+        return
+    if name is None or "://" in name:
+        return
+    steps = _steps(name)
+    if steps and not any((step / "manifest.json").is_file() for step in steps):
+        if any(next(step.glob("*model_states.pt"), None) for step in steps):
+            command = f"{tool('convert_neox.py')} --checkpoint {steps[-1]} --config ITS_FILES.yml --output CKPT"
+            yield key, f"{name} holds checkpoints of gpt-neox; bring one in with: {command}"
+    elif not steps and (key == "load" or around.generates):
+        yield key, _no_checkpoint(name)
+
+
+def _steps(name: str) -> list[Path]:
+    return sorted(Path(name).glob("global_step[0-9]*"))
+
+
+def _no_checkpoint(name: str) -> str:
+    """What a folder without checkpoints is, and what to give instead."""
+    path = Path(name)
+    if not path.is_dir():
+        return f"there is no folder {name}: train first, or correct the path"
+    if (path / "manifest.json").is_file():
+        return f"{name} is one step of a run: give the folder that it is in, {path.parent}, of which the newest step is taken"
+    if (path / "config.json").is_file():
+        command = f"{tool('convert_hf.py')} import --hf {name} --output CKPT"
+        return f"{name} is a folder of transformers; import it first with: {command}"
+    return f"{name} holds no checkpoint (no folder global_step<N>): train first, or correct the path"
 
 
 def folder_to_save(config: Any) -> Iterator[tuple[str, str]]:

@@ -215,6 +215,13 @@ def test_missing_files_and_folders(write):
     assert complaints_of("nul\0byte")[0].endswith("there is no such file")
 
 
+def test_our_own_files_are_found_for_a_user_elsewhere(write):
+    write("mine.yml", MODEL)
+    for typed in ("configs/pythia/14M", "pythia/14M.yml"):
+        (complaint,) = [line for line in complaints_of(typed) if line.startswith(typed)]
+        assert complaint == f"{typed}: there is no such file; did you mean {ROOT}/configs/pythia/14M.yml?"
+
+
 def test_all_mistakes_are_told_together_in_order(write):
     write("a.yml", MODEL.replace("64", "sixty") + "num_gpus: 0\n")
     write("b.yml", "lr_decay_style: cosin\nsave_interval: 10\nbatch_size: 4\n")

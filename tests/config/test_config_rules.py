@@ -9,7 +9,7 @@ from neox.config.load import load_text
 from neox.config.read import config_from_values, resolved
 from neox.config.resolve import Surroundings
 from neox.config.rules import GENERATION_RULES, RULES, TRAINING_RULES, TRAINING_WARNINGS, vocabulary_fits
-from neox.config.surroundings import notes_on_wandb
+from neox.config.surroundings import ROOT, notes_on_wandb, tool
 
 BASE = {
     "num_layers": 4,
@@ -437,7 +437,7 @@ def folder(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("folder")
 def test_missing_sample_files_are_one_line_with_the_command():
     (complaint,) = refusals({})
-    assert complaint.endswith("make it with: python tools/prepare_data.py shakespeare")
+    assert complaint.endswith(f"make it with: python {ROOT}/tools/prepare_data.py shakespeare")
     assert "data/shakespeare_text_document.idx" in complaint
     assert "data/gpt2-vocab.json" in complaint
     assert any(complaint in note for note in around({}, dry_run=True).notes), "in a dry run it is a note"
@@ -447,13 +447,67 @@ def test_missing_data_and_tokenizer(folder):
     keys = {"data_path": "mine_text_document", "tokenizer_type": "HFTokenizer", "vocab_file": "t.json"}
     complaints = refusals(keys)
     assert len(complaints) == 2
-    assert "make them with: python tools/preprocess_data.py --input FILE --output-prefix mine" in complaints[0]
+    assert complaints[0].endswith(
+        f"make them with: python {ROOT}/tools/preprocess_data.py --input FILE --output-prefix mine --tokenizer-type HFTokenizer "
+        "--vocab-file t.json --append-eod"
+    )
     assert complaints[1].endswith("vocab_file: t.json is not there")
     for name in ("mine_text_document.bin", "mine_text_document.idx", "t.json"):
         (folder / name).touch()
     around(keys)
     (complaint,) = refusals({**keys, "data_path": "mine_text_document.bin"})
     assert "leave out .bin" in complaint
+    (complaint,) = refusals({**keys, "data_path": "mine"})
+    assert complaint.endswith("mine.bin and mine.idx not found; did you mean mine_text_document?")
+
+
+def test_missing_chats_are_made_from_chats(folder):
+    keys = {**CHARACTERS, "train_data_paths": ["c_messages_document"], "eval_iters": 0}
+    keys["train_label_data_paths"] = ["c_messages_label_document"]
+    for complaint in refusals(keys):
+        assert "--output-prefix c --chat-key messages --tokenizer-type CharLevelTokenizer" in complaint
+
+
+def test_the_commands_are_for_the_folder_that_the_user_is_in(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert tool("doctor.py") == "python tools/doctor.py"
+    monkeypatch.chdir(ROOT.parent)
+    assert tool("doctor.py") == f"python {ROOT.name}/tools/doctor.py"
+
+
+def test_a_checkpoint_to_begin_with(folder):
+    for name in ("d.bin", "d.idx"):
+        (folder / name).touch()
+    keys = {**CHARACTERS, "data_path": "d", "load": "there"}
+    for path, words in (
+        ("elsewhere", "there is no folder there"),
+        ("there/config.json", "is a folder of transformers; import it first with: "),
+        ("there/manifest.json", "is one step of a run: give the folder that it is in"),
+        ("there/global_step5/layer_00-model_00-model_states.pt", "--checkpoint there/global_step5 --config"),
+    ):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).touch()
+        (complaint,) = refusals(keys)
+        assert words in complaint
+        (complaint,) = refusals({**CHARACTERS, "load": "there"}, script="generate.py")
+        assert words in complaint
+    assert any(complaint in note for note in around(keys, dry_run=True).notes), "in a dry run it is a note"
+    (folder / "there/global_step6").mkdir()
+    (folder / "there/global_step6/manifest.json").touch()
+    around(keys)
+
+
+def test_load_is_not_asked_where_save_has_a_checkpoint(folder):
+    for name in ("d.bin", "d.idx"):
+        (folder / name).touch()
+    keys = {**CHARACTERS, "data_path": "d", "load": "gone", "save": "s"}
+    assert len(refusals(keys)) == 1
+    (folder / "s/global_step1").mkdir(parents=True)
+    (folder / "s/global_step1/manifest.json").touch()
+    around(keys)
+    around({**keys, "load": "new", "save": "new"})
+    (complaint,) = refusals({**CHARACTERS, "save": "new"}, script="generate.py")
+    assert complaint.endswith("save: there is no folder new: train first, or correct the path")
 
 
 def test_a_folder_to_save_in(folder, monkeypatch):

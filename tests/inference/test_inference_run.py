@@ -57,6 +57,6 @@ def test_interactive_over_a_pipe(trained):
 
 
 def test_without_a_checkpoint_the_folder_is_named(trained, tmp_path):
-    output = finish(start("generate.py", trained, "--set", f"load={tmp_path}"), expect=1)
+    output = finish(start("generate.py", trained, "--set", f"load={tmp_path}"), expect=2)
     assert str(tmp_path) in output
     assert "Traceback" not in output
