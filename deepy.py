@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
     if arguments.keys:
         return _print_keys(arguments.keys)
     if not arguments.config:
-        parser.error("SCRIPT and CONFIG are missing, as in: python deepy.py train.py configs/125M.yml")
+        parser.error("SCRIPT and CONFIG are needed, before --set, as in: python deepy.py train.py configs/125M.yml")
     looks = arguments.dry_run or bool(arguments.explain)
     try:
         if arguments.json and not arguments.dry_run:

@@ -26,6 +26,7 @@ class RawConfig:
     places: dict[str, Place]
     sources: tuple[str, ...]  # the files, as the user named them
     complaints: tuple[Complaint, ...]
+    whole: bool = True  # False where a file could not be read: what is missing may stand there
 
 
 def load(paths: Iterable[str | Path], conf_dir: str | Path | None = None, overrides: Iterable[str] = ()) -> RawConfig:
@@ -38,11 +39,12 @@ def load(paths: Iterable[str | Path], conf_dir: str | Path | None = None, overri
     places: dict[str, Place] = {}
     complaints: list[Complaint] = []
     sources: list[str] = []
-    paths, seen = list(paths), set()
+    paths, seen, whole = list(paths), set(), True
     for order, name in enumerate(paths):
         path, trouble = _find(name, conf_dir, order)
         if path is None:
             complaints.append(trouble)
+            whole = False
             continue
         sources.append(str(path))
         if path.resolve() in seen:
@@ -51,6 +53,7 @@ def load(paths: Iterable[str | Path], conf_dir: str | Path | None = None, overri
         seen.add(path.resolve())
         root, problems = _read(path, order)
         complaints += problems
+        whole = whole and root is not None
         for key, node in (root.entries if root else {}).items():
             word = key.replace("-", "_")
             if word in entries:
@@ -61,7 +64,7 @@ def load(paths: Iterable[str | Path], conf_dir: str | Path | None = None, overri
     for order, override in enumerate(overrides, start=len(paths)):
         problem = _override(entries, places, override, order)
         complaints += [problem] if problem else []
-    return RawConfig(entries, places, tuple(sources), tuple(complaints))
+    return RawConfig(entries, places, tuple(sources), tuple(complaints), whole)
 
 
 def load_text(text: str, source: str = "text") -> RawConfig:
@@ -87,6 +90,7 @@ def _find(name: str | Path, conf_dir: str | Path | None, order: int) -> tuple[Pa
         hint = did_you_mean(path.name if path.suffix in SUFFIXES[1:] else f"{path.name}.yml", names) or _elsewhere(path)
     except (OSError, ValueError) as error:
         return None, Complaint(place, "", f"cannot be looked up: {_reason(error)}")
+    hint = "; KEY=VALUE comes after --set" if "=" in path.name else hint
     return None, Complaint(place, "", f"there is no such file{hint}")
 
 

@@ -89,16 +89,20 @@ def _missing_data(config: Any, prefix: str, missing: list[str]) -> str:
     path = Path(prefix)
     if path.suffix in (".bin", ".idx"):
         return f"{prefix} is a prefix and a suffix: leave out {path.suffix}"
+    if path.is_file():
+        prefix = str(path.with_suffix(""))
+        command = _preprocess_command(config, f"{prefix}_text_document", str(path))
+        return f"{path} holds no tokens; make them with: {command}; and give {prefix}_text_document"
     # the user gave what --output-prefix was
     for index in sorted(path.parent.glob(f"{escape(path.name)}_*document.idx")):
         return f"{' and '.join(missing)} not found; did you mean {index.with_suffix('')}?"
     return f"{' and '.join(missing)} not found; make them with: {_preprocess_command(config, prefix)}"
 
 
-def _preprocess_command(config: Any, prefix: str) -> str:
-    """The command that makes these token files by the tokenizer of the run; the name of its input is the user's to know."""
+def _preprocess_command(config: Any, prefix: str, text: str = "FILE") -> str:
+    """The command that makes these token files of a text by the tokenizer of the run."""
     tokenizer, name = config.tokenizer, TOKEN_FILES.fullmatch(prefix)
-    words = [tool("preprocess_data.py"), "--input FILE --output-prefix", name["prefix"] if name else prefix]
+    words = [tool("preprocess_data.py"), f"--input {text} --output-prefix", name["prefix"] if name else prefix]
     if name and name["key"] != "text":
         labelled = any(getattr(config.data, key) for key in PATH_KEYS if "_label_" in key)
         words.append(f"--{'chat-key' if labelled else 'jsonl-keys'} {name['key']}")

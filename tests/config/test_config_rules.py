@@ -459,6 +459,10 @@ def test_missing_data_and_tokenizer(folder):
     assert "leave out .bin" in complaint
     (complaint,) = refusals({**keys, "data_path": "mine"})
     assert complaint.endswith("mine.bin and mine.idx not found; did you mean mine_text_document?")
+    (folder / "other.jsonl").touch()
+    (complaint,) = refusals({**keys, "data_path": "other.jsonl"})
+    assert "--input other.jsonl --output-prefix other --tokenizer-type" in complaint
+    assert complaint.endswith("and give other_text_document")
 
 
 def test_missing_chats_are_made_from_chats(folder):
