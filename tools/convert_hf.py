@@ -74,9 +74,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     take.add_argument("--output", type=Path, required=True, metavar="DIR", help="new folder for transformers")
     take.add_argument("--model-type", choices=MODEL_TYPES, help="family (the first that can say the model)")
     take.add_argument("--precision", choices=PRECISIONS, default="fp32", help="number format of the weights (fp32)")
-    take.add_argument(
-        "--shard-gigabytes", type=float, default=5.0, metavar="GB", help="largest file of weights (5)"
-    )
+    take.add_argument("--shard-gigabytes", type=float, default=5.0, metavar="GB", help="largest file of weights (5)")
     return parser.parse_args(arguments)
 
 

@@ -70,7 +70,8 @@ def sample_files(config: Any) -> Iterator[tuple[str, str]]:
     missing = [name for name in used if name in SAMPLE_FILES and not Path(name).is_file()]
     if missing:
         keys = "data_path" if data.data_path == SAMPLE_DATA else "vocab_file"
-        yield keys, f"not there yet: {', '.join(missing)}; make it with: {tool('prepare_data.py')} shakespeare"
+        mend = _in_our_folder(missing[0]) or f"make it with: {tool('prepare_data.py')} shakespeare"
+        yield keys, f"not there yet: {', '.join(missing)}; {mend}"
 
 
 def data_files(config: Any) -> Iterator[tuple[str, str]]:
@@ -96,7 +97,13 @@ def _missing_data(config: Any, prefix: str, missing: list[str]) -> str:
     # the user gave what --output-prefix was
     for index in sorted(path.parent.glob(f"{escape(path.name)}_*document.idx")):
         return f"{' and '.join(missing)} not found; did you mean {index.with_suffix('')}?"
-    return f"{' and '.join(missing)} not found; make them with: {_preprocess_command(config, prefix)}"
+    mend = _in_our_folder(missing[0]) or f"make them with: {_preprocess_command(config, prefix)}"
+    return f"{' and '.join(missing)} not found; {mend}"
+
+
+def _in_our_folder(name: str) -> str:
+    """What to do where a file is below the software's own folder, and the user is in another one."""
+    return f"start from {ROOT}, where they are" if (ROOT / name).exists() else ""
 
 
 def _preprocess_command(config: Any, prefix: str, text: str = "FILE") -> str:
@@ -126,7 +133,7 @@ def files_of_tokenizer(config: Any) -> Iterator[tuple[str, str]]:
     for key in ("vocab_file", "merge_file"):
         name = getattr(tokenizer, key)
         if name is not None and name not in SAMPLE_FILES and not Path(name).exists():
-            yield key, f"{name} is not there"
+            yield key, f"{name} is not there; {_in_our_folder(name) or 'correct the path'}"
 
 
 def checkpoint_to_begin_with(config: Any, around: Surroundings) -> Iterator[tuple[str, str]]:

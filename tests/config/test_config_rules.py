@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from neox.config import surroundings
 from neox.config.errors import ConfigError
 from neox.config.load import load_text
 from neox.config.read import config_from_values, resolved
@@ -434,13 +435,16 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.usefixtures("folder")
-def test_missing_sample_files_are_one_line_with_the_command():
+def test_missing_sample_files_are_one_line_with_the_command(folder, monkeypatch):
+    monkeypatch.setattr(surroundings, "ROOT", folder / "software")
     (complaint,) = refusals({})
-    assert complaint.endswith(f"make it with: python {ROOT}/tools/prepare_data.py shakespeare")
+    assert complaint.endswith("make it with: python software/tools/prepare_data.py shakespeare")
     assert "data/shakespeare_text_document.idx" in complaint
     assert "data/gpt2-vocab.json" in complaint
     assert any(complaint in note for note in around({}, dry_run=True).notes), "in a dry run it is a note"
+    (folder / "software/data").mkdir(parents=True)
+    (folder / "software/data/gpt2-vocab.json").touch()
+    assert refusals({})[0].endswith(f"start from {folder}/software, where they are")
 
 
 def test_missing_data_and_tokenizer(folder):
@@ -451,7 +455,7 @@ def test_missing_data_and_tokenizer(folder):
         f"make them with: python {ROOT}/tools/preprocess_data.py --input FILE --output-prefix mine --tokenizer-type HFTokenizer "
         "--vocab-file t.json --append-eod"
     )
-    assert complaints[1].endswith("vocab_file: t.json is not there")
+    assert complaints[1].endswith("vocab_file: t.json is not there; correct the path")
     for name in ("mine_text_document.bin", "mine_text_document.idx", "t.json"):
         (folder / name).touch()
     around(keys)
@@ -465,7 +469,8 @@ def test_missing_data_and_tokenizer(folder):
     assert complaint.endswith("and give other_text_document")
 
 
-def test_missing_chats_are_made_from_chats(folder):
+@pytest.mark.usefixtures("folder")
+def test_missing_chats_are_made_from_chats():
     keys = {**CHARACTERS, "train_data_paths": ["c_messages_document"], "eval_iters": 0}
     keys["train_label_data_paths"] = ["c_messages_label_document"]
     for complaint in refusals(keys):

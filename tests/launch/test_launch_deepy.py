@@ -104,11 +104,11 @@ def test_a_dry_run_does_without_any_file(tmp_path):
     done = deepy(tmp_path, "train.py", "b.yml", "--dry-run", "--json")
     plan = json.loads(done.stdout)
     assert plan["vocab_size"] == 50_257
-    assert any(f"python {ROOT}/tools/prepare_data.py shakespeare" in note for note in plan["notes"])
+    assert any("data/gpt2-vocab.json" in note for note in plan["notes"])
     assert any("the plan counts with 50,257 tokens" in note for note in plan["notes"])
     done = deepy(tmp_path, "train.py", "b.yml")
     assert done.returncode == 2
-    assert "tools/prepare_data.py shakespeare" in done.stderr
+    assert "data/gpt2-vocab.json" in done.stderr
 
 
 def test_a_bad_configuration_exits_2_and_starts_nothing(folder):
