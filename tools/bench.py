@@ -37,9 +37,8 @@ from tools.benchmarks.data import DataBench, bench_data, print_data_result
 from tools.benchmarks.generate import GenerateBench, bench_generate, print_generate
 from tools.benchmarks.launch import LaunchBench, bench_launch, print_launch
 from tools.benchmarks.memory import CASES, bench_memory, print_memory
-from tools.benchmarks.plain import PRECISIONS
 from tools.benchmarks.scale import PROCESSES, ScaleBench, bench_scale, print_scale
-from tools.benchmarks.shapes import SHAPES
+from tools.benchmarks.shapes import PRECISIONS, SHAPES
 from tools.benchmarks.train import TrainBench, bench_train, print_result
 
 # by device: what is measured where nothing is said

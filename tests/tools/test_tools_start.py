@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = [ROOT / "deepy.py", *(path for path in sorted(ROOT.glob("tools/*.py")) if "__main__" in path.read_text())]
-HEAVY = {"torch", "deepspeed", "megatron", "transformers", "matplotlib", "wandb", "ray"}
+HEAVY = {"torch", "deepspeed", "megatron", "transformers", "wandb", "ray"}
 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
