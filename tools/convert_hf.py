@@ -24,6 +24,7 @@ from neox.config.errors import ConfigError
 from neox.config.sections import PrecisionConfig
 from tools.refusal import refuse
 
+WANTED = "give what save_pretrained writes, or a download, as by: hf download EleutherAI/pythia-70m --local-dir FOLDER"
 MODEL_TYPES = ("gpt_neox", "llama", "mistral", "mixtral", "gpt2", "gpt_neo")
 PRECISIONS = get_args(get_args(PrecisionConfig.model_fields["precision"].annotation)[0])
 
@@ -31,6 +32,9 @@ PRECISIONS = get_args(get_args(PrecisionConfig.model_fields["precision"].annotat
 def main(arguments: list[str]) -> int:
     """Run the tool; the exit code."""
     given = parse(arguments)
+    if given.direction == "import" and not (given.hf / "config.json").is_file():
+        what = "has no config.json" if given.hf.is_dir() else "is no folder here"
+        return refuse(ConfigError(f"--hf: {given.hf} {what}: {WANTED}"))
     from neox.interop.huggingface import export_folder, import_folder  # noqa: PLC0415 (torch takes seconds to import)
 
     try:

@@ -162,9 +162,12 @@ def _with(old: Node | None, words: Sequence[str], node: Node, place: Place) -> N
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean X?` where a known word is near, else nothing."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else ""
+    """`; did you mean X?` where a known word is near, or one to three begin so; else nothing."""
+    known = list(known)
+    near = [name for name in known if word and name.startswith(word)]
+    if not 1 <= len(near) <= 3:
+        near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def _reason(error: Exception) -> str:
