@@ -69,7 +69,7 @@ class Look:
         tokenizer, sources = self.found.manifest["tokenizer"], self.found.manifest["sources"]
         return [
             f"tokenizer {tokenizer['type']}, {tokenizer['vocab_size']:,} ids, eod {tokenizer['eod']}",
-            f"from {len(sources):,} files, the first {sources[0]['path']}",
+            f"from {sources[0]['path']}" + (f" and {len(sources) - 1:,} more" if len(sources) > 1 else ""),
         ]
 
     @property

@@ -126,6 +126,7 @@ def _sideways(axes) -> None:
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.grid(axis="x", color=GRID, linewidth=0.8)
     axes.margins(x=0.2)
+    axes.set_xticks([tick for tick in axes.get_xticks() if 0 <= tick <= 1])
 
 
 def _svg(figure) -> str:

@@ -134,6 +134,11 @@ def free_bytes(name: str) -> int:
     return shutil.disk_usage(_nearest(name)).free
 
 
+def memory_bytes() -> int:
+    """Memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def _nearest(name: str) -> Path:
     """The folder, or the nearest above it that is there."""
     path = Path(name).absolute()
