@@ -218,7 +218,7 @@ def _notes(plan: Plan) -> Iterator[str]:
     if plan.machine_bytes is not None and needed > plan.machine_bytes:
         yield (
             f"DOES NOT FIT: this machine has no GPU, and {plan.machine_bytes / 2**30:.1f} GiB of memory for the "
-            f"{needed / 2**30:.1f} GiB of all processes: take a smaller model or batch, or a machine with GPUs"
+            f"{needed / 2**30:.1f} GiB of all processes: take a smaller model or batch, or GPUs (gpu=KIND plans for them)"
         )
     if plan.free_disk_bytes is not None and plan.disk_bytes > plan.free_disk_bytes:
         yield (
