@@ -214,4 +214,4 @@ def test_questions_about_keys(folder):
     assert found.returncode == 0
     assert "rotary_pct: share of each head's dimensions that rotate" in found.stdout
     assert deepy(folder, "--keys", "nosuchword").returncode == 2
-    assert "SCRIPT and CONFIG are missing" in deepy(folder).stderr
+    assert "SCRIPT and CONFIG are needed, before --set" in deepy(folder).stderr
