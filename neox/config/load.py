@@ -86,22 +86,23 @@ def _find(name: str | Path, conf_dir: str | Path | None, order: int) -> tuple[Pa
             return None, Complaint(place, "", "is a directory; give a YAML file, or -d DIRECTORY and names in it")
         if path.exists():
             return path, None  # a pipe, as of <(command) in a shell
-        names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        hint = did_you_mean(path.name if path.suffix in SUFFIXES[1:] else f"{path.name}.yml", names) or _elsewhere(path)
+        return None, Complaint(place, "", f"there is no such file{_meant(path)}")
     except (OSError, ValueError) as error:
         return None, Complaint(place, "", f"cannot be looked up: {_reason(error)}")
-    hint = "; KEY=VALUE comes after --set" if "=" in path.name else hint
-    return None, Complaint(place, "", f"there is no such file{hint}")
 
 
 def _spellings(path: Path) -> list[Path]:
     return [path.with_name(path.name + suffix) if path.name else path for suffix in SUFFIXES]
 
 
-def _elsewhere(path: Path) -> str:
-    """The file of that name that comes with the software, where the user stands in another folder or has left out `configs/`."""
-    candidates = [*_spellings(ROOT / path), *_spellings(ROOT / "configs" / path)]
-    return next((f"; did you mean {candidate}?" for candidate in candidates if candidate.is_file()), "")
+def _meant(path: Path) -> str:
+    """What is meant by a file that is not there: one with nearly that name, or one of our own, for a user in another folder."""
+    if "=" in path.name:
+        return "; KEY=VALUE comes after --set"
+    names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = did_you_mean(path.name if path.suffix in SUFFIXES[1:] else f"{path.name}.yml", names)
+    ours = [*_spellings(ROOT / path), *_spellings(ROOT / "configs" / path)]
+    return near or next((f"; did you mean {candidate}?" for candidate in ours if candidate.is_file()), "")
 
 
 def _read(path: Path, order: int) -> tuple[Entries | None, list[Complaint]]:
