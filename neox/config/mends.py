@@ -7,10 +7,12 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
+from neox.config.load import ROOT, load_text
 from neox.config.resolve import PATH_KEYS
+from neox.config.yaml_nodes import plain_value
 
-ROOT = Path(__file__).resolve().parents[2]
 TOKEN_FILES = re.compile(r"(?P<prefix>.+?)_(?P<key>[^_/]+)(?:_label)?_document")
+SHAPE_KEYS = ("num_layers", "hidden_size", "num_attention_heads")
 
 
 def tool(name: str) -> str:
@@ -60,6 +62,24 @@ def steps_in(name: str) -> list[Path]:
 def is_of_gptneox(step: Path) -> bool:
     """Whether gpt-neox has written a checkpoint."""
     return not (step / "manifest.json").is_file() and any(step.glob("*model_states.pt"))
+
+
+def other_shape(config: Any, step: Path) -> str:
+    """How the model of a checkpoint is otherwise by its own config.yml, before any weight is read; nothing where it is not.
+
+    Another number of heads would fit the shapes of all weights, and compute something else.
+    """
+    try:
+        entries = load_text((step / "config.yml").read_text()).entries
+    except (OSError, UnicodeDecodeError):
+        return ""
+    there = {key: plain_value(entries[key]) for key in SHAPE_KEYS if key in entries}
+    differences = [
+        f"{key} is {value} there and {getattr(config.model, key)} here"
+        for key, value in there.items()
+        if value != getattr(config.model, key)
+    ]
+    return f"{step} is of another model: {', '.join(differences)}" if differences else ""
 
 
 def no_checkpoint(name: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from neox.config.draft import Broken, Draft
 from neox.config.hosts import FORM
-from neox.config.mends import is_of_gptneox, missing_data, no_checkpoint, of_our_folder, steps_in, tool
+from neox.config.mends import is_of_gptneox, missing_data, no_checkpoint, of_our_folder, other_shape, steps_in, tool
 from neox.config.resolve import PATH_KEYS, SAMPLE_DATA, SAMPLE_MERGES, SAMPLE_VOCAB, Surroundings
 
 SAMPLE_FILES = (SAMPLE_VOCAB, SAMPLE_MERGES, f"{SAMPLE_DATA}.bin", f"{SAMPLE_DATA}.idx")
@@ -111,6 +111,8 @@ def checkpoint_to_begin_with(config: Any, around: Surroundings) -> Iterator[tupl
     elif steps and is_of_gptneox(steps[-1]):
         command = f"{tool('convert_neox.py')} --checkpoint {steps[-1]} --config ITS_FILES.yml --output CKPT"
         yield key, f"{name} holds checkpoints of gpt-neox; bring one in with: {command}"
+    elif steps and (difference := other_shape(config, steps[-1])):
+        yield key, f"{difference}; give another folder, or the keys of that model"
 
 
 def folder_to_save(config: Any) -> Iterator[tuple[str, str]]:

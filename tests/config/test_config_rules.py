@@ -507,6 +507,21 @@ def test_a_checkpoint_to_begin_with(folder):
     around(keys)
 
 
+def test_a_checkpoint_of_another_shape_is_told_before_the_start(folder):
+    for name in ("d.bin", "d.idx"):
+        (folder / name).touch()
+    keys = {**CHARACTERS, "data_path": "d", "save": "s"}
+    (folder / "s/global_step9").mkdir(parents=True)
+    (folder / "s/global_step10").mkdir()
+    (folder / "s/global_step10/config.yml").write_text("num_layers: 4\nhidden_size: 64\nnum_attention_heads: 8\n")
+    (complaint,) = refusals(keys)
+    assert complaint.endswith(
+        "save: s/global_step10 is of another model: num_attention_heads is 8 there and 4 here; give another folder, or the keys of "
+        "that model"
+    )
+    around({**keys, "num_attention_heads": 8})
+
+
 def test_load_is_not_asked_where_save_has_a_checkpoint(folder):
     for name in ("d.bin", "d.idx"):
         (folder / name).touch()
