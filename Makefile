@@ -8,7 +8,8 @@ RUN = $(VENV)/bin/python
 
 # torch first and alone: DeepSpeed's build looks for it. A stamp is newer than its requirements, so nothing installs twice.
 $(VENV)/.installed: requirements.txt
-	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; old = sys.version_info < (3, 11); sys.exit(old and "$(PYTHON) is too old: Python 3.11 or newer is needed (PYTHON=python3.12 make ...)")'
+	test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.txt)"
 	DS_BUILD_OPS=0 $(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@

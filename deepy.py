@@ -21,6 +21,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import neox  # noqa: F401 (first: it tells what this interpreter lacks)
+
+# isort: split
 import argcomplete
 from rich.console import Console
 from rich.text import Text
@@ -36,7 +39,7 @@ from neox.config.resolve import cuda_devices
 from neox.config.rules.layout import vocabulary_fits
 from neox.config.sections import Config
 from neox.config.sizes import true_vocab_size
-from neox.config.surroundings import free_bytes
+from neox.config.surroundings import free_bytes, memory_bytes
 from neox.launch.argv import LOCAL_ADDRESS, Node, launcher_argv, node_workers
 from neox.launch.cluster import check_installed, run_on_hosts
 from neox.launch.cores import usable_cores
@@ -79,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
     if arguments.keys:
         return _print_keys(arguments.keys)
     if not arguments.config:
-        parser.error("SCRIPT and CONFIG are missing, as in: python deepy.py train.py configs/125M.yml")
+        parser.error("SCRIPT and CONFIG are needed, before --set, as in: python deepy.py train.py configs/125M.yml")
     looks = arguments.dry_run or bool(arguments.explain)
     try:
         if arguments.json and not arguments.dry_run:
@@ -236,15 +239,17 @@ def _plan(script: Path, config: Config, vocab_size: int, commands: list[list[str
     """The plan, with what this machine tells of GPUs and of the disk."""
     devices = cuda_devices()
     gpu = config.launch.gpu or (this_machines_gpu() if devices else None)
+    on_gpu = gpu is not None or devices > 0 or config.launch.launcher != "local"
     return Plan(
         script=str(script),
         config=config,
         vocab_size=vocab_size,
         gpu=gpu,
-        on_gpu=gpu is not None or devices > 0 or config.launch.launcher != "local",
+        on_gpu=on_gpu,
         free_disk_bytes=free_bytes(config.checkpoint.save) if config.checkpoint.save else None,
         commands=commands,
         given_notes=notes,
+        machine_bytes=None if on_gpu else memory_bytes(),
     )
 
 

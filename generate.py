@@ -7,14 +7,16 @@ from neox.config.errors import ConfigError
 from neox.config.handover import config_from_argv
 from neox.inference.generate import generate
 
+FAILED, REFUSED = 1, 2
+
 
 def main() -> int:
-    """Exit code: 0 done, 1 failed."""
+    """Exit code: 0 done, 1 the checkpoint cannot be read or does not fit, 2 something else is wrong with the input."""
     try:
         generate(config_from_argv(sys.argv))
     except (ConfigError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        return 1
+        return REFUSED if isinstance(error, ConfigError) else FAILED
     return 0
 
 

@@ -20,10 +20,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 # `python tools/bench.py` puts tools/ on the path, not the folder above it that holds neox/
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import neox  # noqa: F401 (first: it tells what this interpreter lacks)
+
+# isort: split
+from rich.console import Console
 
 from neox.config.errors import ConfigError
 from neox.config.resolve import cuda_devices
@@ -34,9 +37,8 @@ from tools.benchmarks.data import DataBench, bench_data, print_data_result
 from tools.benchmarks.generate import GenerateBench, bench_generate, print_generate
 from tools.benchmarks.launch import LaunchBench, bench_launch, print_launch
 from tools.benchmarks.memory import CASES, bench_memory, print_memory
-from tools.benchmarks.plain import PRECISIONS
 from tools.benchmarks.scale import PROCESSES, ScaleBench, bench_scale, print_scale
-from tools.benchmarks.shapes import SHAPES
+from tools.benchmarks.shapes import PRECISIONS, SHAPES
 from tools.benchmarks.train import TrainBench, bench_train, print_result
 
 # by device: what is measured where nothing is said

@@ -16,7 +16,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from neox.config.errors import ConfigError
-from neox.interop.gptneox import import_gptneox
 from tools.refusal import refuse
 
 
@@ -29,6 +28,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--config", type=Path, required=True, nargs="+", metavar="YAML", help="the run's YAML files")
     parser.add_argument("--output", type=Path, required=True, metavar="CKPT", help="new folder of the checkpoint")
     given = parser.parse_args(arguments)
+    from neox.interop.gptneox import import_gptneox  # noqa: PLC0415 (torch takes seconds to import)
+
     try:
         result = import_gptneox(given.checkpoint, given.config, given.output)
     except ConfigError as error:

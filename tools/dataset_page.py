@@ -1,9 +1,8 @@
-"""What was found in token files, in words, and as one HTML page that needs nothing else. Knows nothing about how it was found."""
+"""What was found in token files as one HTML page that needs nothing else. Knows nothing about how it was found."""
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -14,7 +13,7 @@ matplotlib.use("Agg")  # a login node has no screen
 from matplotlib import pyplot
 from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
-from neox.data.inspection import Drawn, Inspection, Piece
+from tools.dataset_look import Blend, Look
 
 FIRST, SECOND, INK, GRID = "#3b6ea8", "#d1602b", "#2b2f36", "#dfe3e8"
 STYLE = """
@@ -26,91 +25,6 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f6f7f9; paddi
 pre b { color: #fff; background: #d1602b; padding: 0 .4em; border-radius: .2em; font-weight: 600 }
 pre .odd { background: #e6edf5 } svg { max-width: 100%; height: auto }
 """
-
-
-@dataclass(frozen=True)
-class Text:
-    """A decoded text, or the pieces of a sample."""
-
-    title: str
-    content: str | list[Piece]
-
-    @property
-    def plain(self) -> str:
-        """As letters: `[[document N]]` stands where one begins, `[[...]]` where the sample begins within one."""
-        if isinstance(self.content, str):
-            return self.content
-        return "".join(f"[[{_mark(piece)}]]{piece.text}" for piece in self.content)
-
-    @property
-    def html(self) -> str:
-        """As HTML, the documents of a sample on two grounds in turn."""
-        if isinstance(self.content, str):
-            return escape(self.content)
-        return "".join(
-            f'<span class="{"odd" if piece.document % 2 else "even"}"><b>{_mark(piece)}</b>{escape(piece.text)}</span>'
-            for piece in self.content
-        )
-
-
-def _mark(piece: Piece) -> str:
-    return f"document {piece.document:,}" if piece.begins else "..."
-
-
-@dataclass(frozen=True)
-class Look:
-    """One pair of token files."""
-
-    prefix: str
-    found: Inspection
-    checked: bool
-    texts: list[Text]
-
-    @property
-    def headline(self) -> str:
-        """The counts in a sentence."""
-        facts = self.found.facts
-        return (
-            f"{self.prefix}: {facts.documents:,} documents, {facts.tokens:,} tokens ({facts.dtype.name}), "
-            f"{self.found.shortest:,} to {self.found.longest:,} tokens long, {facts.tokens / facts.sequences:,.1f} on average"
-        )
-
-    @property
-    def lengths(self) -> list[tuple[str, int]]:
-        """Documents by length: the range in tokens, and how many."""
-        histogram = self.found.histogram
-        used = [index for index, count in enumerate(histogram) if count]
-        rows = [(f"{2**n:,} - {2 ** (n + 1) - 1:,}", int(histogram[n])) for n in range(used[0], used[-1] + 1)]
-        return [("0", self.found.empty), *rows] if self.found.empty else rows
-
-    @property
-    def origin(self) -> list[str]:
-        """Tokenizer and sources by the manifest."""
-        tokenizer, sources = self.found.manifest["tokenizer"], self.found.manifest["sources"]
-        return [
-            f"tokenizer {tokenizer['type']}, {tokenizer['vocab_size']:,} ids, eod {tokenizer['eod']}",
-            f"from {len(sources):,} files, the first {sources[0]['path']}",
-        ]
-
-    @property
-    def subsets(self) -> list[tuple[str, dict[str, int]]]:
-        """The subsets by the manifest, that with the most tokens first."""
-        known = sorted(self.found.manifest["subsets"].items(), key=lambda item: -item[1]["tokens"])
-        return [(name or "(no name)", share) for name, share in known]
-
-
-@dataclass(frozen=True)
-class Blend:
-    """The mixture of a run, as its first samples are drawn."""
-
-    samples: int
-    seq_length: int
-    rows: list[Drawn]
-
-    @property
-    def title(self) -> str:
-        """What the numbers are about."""
-        return f"the mixture, over the first {self.samples:,} samples of {self.seq_length:,} tokens"
 
 
 def page(looks: list[Look], blend: Blend | None) -> str:
@@ -212,6 +126,7 @@ def _sideways(axes) -> None:
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.grid(axis="x", color=GRID, linewidth=0.8)
     axes.margins(x=0.2)
+    axes.set_xticks([tick for tick in axes.get_xticks() if 0 <= tick <= 1])
 
 
 def _svg(figure) -> str:

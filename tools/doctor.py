@@ -22,11 +22,14 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
-from rich.text import Text
-
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+import neox  # noqa: F401 (first: it tells what this interpreter lacks)
+
+# isort: split
+from rich.console import Console
+from rich.text import Text
 
 from neox.launch.cores import usable_processors
 
@@ -55,9 +58,7 @@ Findings = Iterator[Finding]
 
 
 def python() -> Findings:
-    version = platform.python_version()
-    old = sys.version_info < (3, 11)
-    yield Finding("python", "fail" if old else "ok", version, "install Python 3.11 or newer" if old else "")
+    yield Finding("python", "ok", f"{platform.python_version()}, {sys.executable}")
 
 
 def packages() -> Findings:

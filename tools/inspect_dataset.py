@@ -16,11 +16,14 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from rich.console import Console
-from rich.table import Table
-
 # `python tools/inspect_dataset.py` puts tools/ on the path, not the folder above it that holds neox/
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import neox  # noqa: F401 (first: it tells what this interpreter lacks)
+
+# isort: split
+from rich.console import Console
+from rich.table import Table
 
 from neox.config.errors import ConfigError
 from neox.config.read import read_config
@@ -29,7 +32,7 @@ from neox.data.files import write_durably
 from neox.data.inspection import document_tokens, inspect_store, learned_runs, packed_sample
 from neox.data.manifest import check_hashes
 from neox.tokenizer.tokenizer import build_tokenizer
-from tools.dataset_page import Blend, Look, Text, page
+from tools.dataset_look import Blend, Look, Text
 from tools.refusal import refuse
 
 BAR = 40  # letters of the longest bar
@@ -56,6 +59,8 @@ def main(arguments: list[str]) -> int:
         if blend is not None:
             _show_blend(blend, console)
         if given.html is not None:
+            from tools.dataset_page import page  # noqa: PLC0415 (matplotlib takes a second to import)
+
             write_durably(given.html, page(looks, blend).encode())
             console.print(f"{given.html} written")
     except ConfigError as error:

@@ -22,12 +22,14 @@ from neox.config.errors import ConfigError
 from neox.config.sections import Config
 from neox.training.schedule import learning_rate
 from tools.refusal import refuse
-from tools.scaling.widths import at_widths, losses, read_samples, width_parser
+from tools.scaling.arguments import width_parser
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the tool with these arguments; returns the exit code."""
     options = _parser().parse_args(argv)
+    from tools.scaling.widths import at_widths, losses, read_samples  # noqa: PLC0415 (torch takes seconds to import)
+
     overrides = [*options.overrides, f"train_iters={options.steps}"]
     try:
         configs = at_widths(options.config, overrides, options.widths)

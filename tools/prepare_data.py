@@ -14,10 +14,13 @@ import argparse
 import sys
 from pathlib import Path
 
-import orjson
-
 # `python tools/prepare_data.py` puts tools/ on the path, not the folder above it that holds neox/
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import neox  # noqa: F401 (first: it tells what this interpreter lacks)
+
+# isort: split
+import orjson
 
 from neox.config.errors import ConfigError
 from neox.config.sections import TokenizerConfig

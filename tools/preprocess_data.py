@@ -16,10 +16,13 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from rich.console import Console
-
 # `python tools/preprocess_data.py` puts tools/ on the path, not the folder above it that holds neox/
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import neox  # noqa: F401 (first: it tells what this interpreter lacks)
+
+# isort: split
+from rich.console import Console
 
 from neox.config.errors import ConfigError
 from neox.config.sections import TokenizerConfig

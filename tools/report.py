@@ -14,6 +14,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import neox  # noqa: F401 (first: it tells what this interpreter lacks)
+
+# isort: split
 import matplotlib
 
 matplotlib.use("Agg")  # a login node has no screen

@@ -15,11 +15,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 # `python tools/trend.py` puts tools/ on the path, not the folder above it that holds neox/
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import neox  # noqa: F401 (first: it tells what this interpreter lacks)
+
+# isort: split
+from rich.console import Console
+from rich.table import Table
 
 from neox.config.errors import ConfigError
 from tools.refusal import refuse

@@ -37,7 +37,7 @@ def read_hostfile(path: str | Path) -> list[Host]:
     try:
         text = Path(path).read_bytes().decode()
     except OSError as error:
-        raise ConfigError(f"hostfile: {path}: {error.strerror}") from error
+        raise ConfigError(f"hostfile: {path} cannot be read ({error.strerror}): {FORM}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"hostfile: {path}: it is not UTF-8 text (byte {error.start + 1})") from error
     hosts: dict[str, Host] = {}

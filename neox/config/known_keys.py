@@ -300,6 +300,7 @@ OTHER_KEYS: dict[str, Other] = {
     # Inside dicts.
     **_dotted("fp16", _without_effect("fp16.enabled says it", "fp16", "type")),
     **_dotted("bf16", _refused("only bf16.enabled is a setting", bf16=True, type="bfloat16")),
+    **_dotted("optimizer", _renamed(**{key: f"optimizer.params.{key}" for key in ("lr", "betas", "eps")})),
     **_dotted("optimizer.params", _refused("use gradient_clipping", max_grad_norm=(1.0, 1))),
     **_dotted("optimizer.params", _renamed(weight_decay="weight_decay (a key of its own)")),
     **_dotted("zero_optimization", _refused(_OFFLOAD, cpu_offload=False, cpu_offload_params=False)),
@@ -349,6 +350,7 @@ SECRET_KEYS: dict[str, str] = {
 CHOICE_ALIASES: dict[str, dict[str, str]] = {
     "precision": {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32", "float": "fp32"},
     "optimizer.type": {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD"},
+    "pos_emb": {"rope": "rotary"},
     "activation": {"swish": "silu", "gelu_pytorch_tanh": "gelu_new"},
 }
 

@@ -15,6 +15,7 @@ from neox.config.places import Complaint, Place
 from neox.config.yaml_nodes import Entries, Node, Scalar, parse
 
 SUFFIXES = ("", ".yml", ".yaml", ".json")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class RawConfig:
     places: dict[str, Place]
     sources: tuple[str, ...]  # the files, as the user named them
     complaints: tuple[Complaint, ...]
+    whole: bool = True  # False where a file could not be read: what is missing may stand there
 
 
 def load(paths: Iterable[str | Path], conf_dir: str | Path | None = None, overrides: Iterable[str] = ()) -> RawConfig:
@@ -37,11 +39,12 @@ def load(paths: Iterable[str | Path], conf_dir: str | Path | None = None, overri
     places: dict[str, Place] = {}
     complaints: list[Complaint] = []
     sources: list[str] = []
-    paths, seen = list(paths), set()
+    paths, seen, whole = list(paths), set(), True
     for order, name in enumerate(paths):
         path, trouble = _find(name, conf_dir, order)
         if path is None:
             complaints.append(trouble)
+            whole = False
             continue
         sources.append(str(path))
         if path.resolve() in seen:
@@ -50,6 +53,7 @@ def load(paths: Iterable[str | Path], conf_dir: str | Path | None = None, overri
         seen.add(path.resolve())
         root, problems = _read(path, order)
         complaints += problems
+        whole = whole and root is not None
         for key, node in (root.entries if root else {}).items():
             word = key.replace("-", "_")
             if word in entries:
@@ -60,7 +64,7 @@ def load(paths: Iterable[str | Path], conf_dir: str | Path | None = None, overri
     for order, override in enumerate(overrides, start=len(paths)):
         problem = _override(entries, places, override, order)
         complaints += [problem] if problem else []
-    return RawConfig(entries, places, tuple(sources), tuple(complaints))
+    return RawConfig(entries, places, tuple(sources), tuple(complaints), whole)
 
 
 def load_text(text: str, source: str = "text") -> RawConfig:
@@ -75,18 +79,30 @@ def _find(name: str | Path, conf_dir: str | Path | None, order: int) -> tuple[Pa
     path = Path(name) if conf_dir is None else Path(conf_dir) / name
     place = Place(order, source=str(path))
     try:
-        for suffix in SUFFIXES:
-            candidate = path.with_name(path.name + suffix) if path.name else path
+        for candidate in _spellings(path):
             if candidate.is_file():
                 return candidate, None
         if path.is_dir():
             return None, Complaint(place, "", "is a directory; give a YAML file, or -d DIRECTORY and names in it")
         if path.exists():
             return path, None  # a pipe, as of <(command) in a shell
-        names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        return None, Complaint(place, "", f"there is no such file{_meant(path)}")
     except (OSError, ValueError) as error:
         return None, Complaint(place, "", f"cannot be looked up: {_reason(error)}")
-    return None, Complaint(place, "", f"there is no such file{did_you_mean(path.name + '.yml', names)}")
+
+
+def _spellings(path: Path) -> list[Path]:
+    return [path.with_name(path.name + suffix) if path.name else path for suffix in SUFFIXES]
+
+
+def _meant(path: Path) -> str:
+    """What is meant by a file that is not there: one with nearly that name, or one of our own, for a user in another folder."""
+    if "=" in path.name:
+        return "; KEY=VALUE comes after --set"
+    names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = did_you_mean(path.name if path.suffix in SUFFIXES[1:] else f"{path.name}.yml", names)
+    ours = [*_spellings(ROOT / path), *_spellings(ROOT / "configs" / path)]
+    return near or next((f"; did you mean {candidate}?" for candidate in ours if candidate.is_file()), "")
 
 
 def _read(path: Path, order: int) -> tuple[Entries | None, list[Complaint]]:
@@ -147,9 +163,12 @@ def _with(old: Node | None, words: Sequence[str], node: Node, place: Place) -> N
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean X?` where a known word is near, else nothing."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else ""
+    """`; did you mean X?` where a known word is near, or one to three begin so; else nothing."""
+    known = list(known)
+    near = [name for name in known if word and name.startswith(word)]
+    if not 1 <= len(near) <= 3:
+        near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def _reason(error: Exception) -> str:

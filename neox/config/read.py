@@ -53,8 +53,10 @@ def config_from_values(values: Mapping[str, Any], script: str = "train.py") -> C
 
 
 def resolved(raw: RawConfig, around: Surroundings) -> Resolved:
-    """Type, resolve and check what was loaded."""
+    """Type, resolve and check what was loaded; only its own mistakes are told where a file could not be read."""
     draft = typed(raw)
+    if not raw.whole:
+        raise ConfigError(in_reading_order(draft.complaints))
     written = draft.config
     resolve(draft, around)
     draft.check(RULES)

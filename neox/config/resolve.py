@@ -212,7 +212,7 @@ def data_replicas(config: Any) -> int:
         raise Refusal(
             "model_parallel_size pipe_parallel_size num_gpus global_num_gpus",
             f"{world_size} processes cannot be divided into model_parallel_size {tensor} * pipe_parallel_size {pipe} = "
-            f"{tensor * pipe}: give num_gpus a multiple of {tensor * pipe}",
+            f"{tensor * pipe}: give num_gpus a multiple of {tensor * pipe}, or lower them",
         )
     return world_size // (tensor * pipe)
 

@@ -47,7 +47,8 @@ def typed(raw: RawConfig) -> Draft:
     }
     given = {key: value for key, value in values.items() if value is not None}
     sections = {name: reading.section(section.annotation, given) for name, section in Config.model_fields.items()}
-    reading.missing(raw)
+    if raw.whole:
+        reading.missing(raw)
     config = Config.model_construct(**sections)
     draft = Draft(config, reading.broken, reading.places, frozenset(given), raw.sources)
     draft.complaints = [*raw.complaints, *reading.complaints]
@@ -153,7 +154,7 @@ class _Reading:
         if isinstance(node, Scalar) and node.value is None:
             return None
         if not isinstance(node, Entries):
-            raise Unfit(f"wants a mapping, {{name: value, ...}}, not {_described(node)}")
+            raise Unfit(f"wants a mapping, as in {{{next(iter(model.model_fields))}: VALUE}}, not {_described(node)}")
         values = {}
         for name, entry in node.entries.items():
             path = f"{key}.{name.replace('-', '_')}"

@@ -13,16 +13,21 @@ from typing import Any
 
 from neox.config.draft import Broken, Draft
 from neox.config.hosts import FORM
+from neox.config.mends import is_of_gptneox, missing_data, no_checkpoint, of_our_folder, other_shape, steps_in, tool
 from neox.config.resolve import PATH_KEYS, SAMPLE_DATA, SAMPLE_MERGES, SAMPLE_VOCAB, Surroundings
 
 SAMPLE_FILES = (SAMPLE_VOCAB, SAMPLE_MERGES, f"{SAMPLE_DATA}.bin", f"{SAMPLE_DATA}.idx")
-PREPARE_SAMPLE = "python tools/prepare_data.py shakespeare"
 
 
 def look_around(draft: Draft, around: Surroundings, environ: Mapping[str, str] = os.environ) -> None:
     """Add what the surroundings say to the draft's complaints and notes."""
     view = draft.view()
-    findings = [devices_suffice(view, around), sample_files(view), files_of_tokenizer(view)]
+    findings = [
+        devices_suffice(view, around),
+        sample_files(view),
+        files_of_tokenizer(view),
+        checkpoint_to_begin_with(view, around),
+    ]
     if around.trains:
         findings += [data_files(view), folder_to_save(view)]
     for finding in findings:
@@ -62,36 +67,20 @@ def sample_files(config: Any) -> Iterator[tuple[str, str]]:
     missing = [name for name in used if name in SAMPLE_FILES and not Path(name).is_file()]
     if missing:
         keys = "data_path" if data.data_path == SAMPLE_DATA else "vocab_file"
-        yield keys, f"not there yet: {', '.join(missing)}; make it with: {PREPARE_SAMPLE}"
+        mend = of_our_folder(missing[0]) or f"make it with: {tool('prepare_data.py')} shakespeare"
+        yield keys, f"not there yet: {', '.join(missing)}; {mend}"
 
 
 def data_files(config: Any) -> Iterator[tuple[str, str]]:
     """The .bin and .idx files of every prefix are there."""
     data = config.data
-    if data.data_path is not None:
-        yield from _missing_dataset("data_path", data.data_path)
-    for key in PATH_KEYS:
-        for prefix in getattr(data, key) or []:
-            yield from _missing_dataset(key, prefix)
-
-
-def _missing_dataset(key: str, prefix: str) -> Iterator[tuple[str, str]]:
-    missing = [f"{prefix}{suffix}" for suffix in (".bin", ".idx") if not Path(prefix + suffix).is_file()]
-    if not missing or prefix == SAMPLE_DATA:
-        return
-    if Path(prefix).suffix in (".bin", ".idx") and Path(prefix).is_file():
-        yield key, f"{prefix} is a prefix and a suffix: leave out {Path(prefix).suffix}"
-    else:
-        yield (
-            key,
-            f"{' and '.join(missing)} not found; make them with: python tools/preprocess_data.py --input FILE "
-            f"--output-prefix {_output_prefix(prefix)}",
-        )
-
-
-def _output_prefix(prefix: str) -> str:
-    """The --output-prefix that makes this data set: without the ending that preprocess_data.py adds."""
-    return prefix.removesuffix("_text_document")
+    given = {"data_path": [] if data.data_path in (None, SAMPLE_DATA) else [data.data_path]}
+    given |= {key: getattr(data, key) or [] for key in PATH_KEYS}
+    for key, prefixes in given.items():
+        for prefix in prefixes:
+            missing = [f"{prefix}{suffix}" for suffix in (".bin", ".idx") if not Path(prefix + suffix).is_file()]
+            if missing:
+                yield key, missing_data(config, prefix, missing)
 
 
 def files_of_tokenizer(config: Any) -> Iterator[tuple[str, str]]:
@@ -102,7 +91,28 @@ def files_of_tokenizer(config: Any) -> Iterator[tuple[str, str]]:
     for key in ("vocab_file", "merge_file"):
         name = getattr(tokenizer, key)
         if name is not None and name not in SAMPLE_FILES and not Path(name).exists():
-            yield key, f"{name} is not there"
+            yield key, f"{name} is not there; {of_our_folder(name) or 'correct the path'}"
+
+
+def checkpoint_to_begin_with(config: Any, around: Surroundings) -> Iterator[tuple[str, str]]:
+    """The folder that the weights come from has a checkpoint, and one of ours. Training asks `load` where `save` has none."""
+    save, load = config.checkpoint.save, config.checkpoint.load
+    if around.generates:
+        key, name = ("save", save) if load is None else ("load", load)
+    elif around.trains:
+        key, name = ("save", save) if load in (None, save) or (save and steps_in(save)) else ("load", load)
+    else:
+        return
+    if name is None or "://" in name:
+        return
+    steps = steps_in(name)
+    if not steps and (key == "load" or around.generates):
+        yield key, no_checkpoint(name)
+    elif steps and is_of_gptneox(steps[-1]):
+        command = f"{tool('convert_neox.py')} --checkpoint {steps[-1]} --config ITS_FILES.yml --output CKPT"
+        yield key, f"{name} holds checkpoints of gpt-neox; bring one in with: {command}"
+    elif steps and (difference := other_shape(config, steps[-1])):
+        yield key, f"{difference}; give another folder, or the keys of that model"
 
 
 def folder_to_save(config: Any) -> Iterator[tuple[str, str]]:
@@ -124,6 +134,11 @@ def folder_to_save(config: Any) -> Iterator[tuple[str, str]]:
 def free_bytes(name: str) -> int:
     """Bytes that can still be written to the disk on which a folder is, or would be made."""
     return shutil.disk_usage(_nearest(name)).free
+
+
+def memory_bytes() -> int:
+    """Memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _nearest(name: str) -> Path:

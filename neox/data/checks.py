@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy
 
@@ -71,14 +72,18 @@ def _check_tokenizer(prefix: str, facts: StoreFacts, tokenizer: Tokenizer) -> No
     if known and known["vocab_size"] > tokenizer.vocab_size:
         raise ConfigError(
             f"{prefix}.json: made with a vocabulary of {known['vocab_size']:,} ids, and the tokenizer has "
-            f"{tokenizer.vocab_size:,}: it was made with another one"
+            f"{tokenizer.vocab_size:,}: {_other_tokenizer(known)}"
         )
     if known and known["eod"] != tokenizer.eod:
         raise ConfigError(
-            f"{prefix}.json: its documents end with token {known['eod']}, and those of the tokenizer with {tokenizer.eod}: it was "
-            "made with another one"
+            f"{prefix}.json: its documents end with token {known['eod']}, and those of the tokenizer with {tokenizer.eod}: "
+            f"{_other_tokenizer(known)}"
         )
     _check_vocabulary(prefix, facts, 0, tokenizer.vocab_size)
+
+
+def _other_tokenizer(known: Mapping[str, Any]) -> str:
+    return f"it was made with another one, a {known['type']}: give that one in tokenizer_type and vocab_file, or make it anew"
 
 
 def _check_vocabulary(prefix: str, facts: StoreFacts, lowest: int, vocab_size: int) -> None:

@@ -94,7 +94,9 @@ def write_texts(texts: TextGenerator, config: GenerationConfig, stdin: TextIO, s
             print(json.dumps(record), file=stdout, flush=True)
     else:
         count = write_records(records, config.sample_output_file)
-        print(f"{count:,} texts written to {config.sample_output_file}", file=stdout, flush=True)
+        print(
+            f"{count:,} text{'' if count == 1 else 's'} written to {config.sample_output_file}", file=stdout, flush=True
+        )
 
 
 def read_prompts(config: GenerationConfig) -> list[str]:

@@ -49,6 +49,7 @@ class Plan:
     free_disk_bytes: int | None  # where checkpoints are saved
     commands: Sequence[Sequence[str]]
     given_notes: Sequence[str] = ()
+    machine_bytes: int | None = None  # memory of this machine, where all processes run on its CPU
 
     @cached_property
     def parameters(self) -> ParameterCounts:
@@ -213,6 +214,12 @@ def _notes(plan: Plan) -> Iterator[str]:
     if plan.fits is False:
         needed, room = plan.memory.total / 2**30, GPUS[plan.gpu].memory_gib
         yield f"DOES NOT FIT: {needed:.1f} GiB on each GPU, and {plan.gpu} has {room:g} GiB; {_advice(plan)}"
+    needed = plan.memory.total * plan.config.parallel.world_size
+    if plan.machine_bytes is not None and needed > plan.machine_bytes:
+        yield (
+            f"DOES NOT FIT: this machine has no GPU, and {plan.machine_bytes / 2**30:.1f} GiB of memory for the "
+            f"{needed / 2**30:.1f} GiB of all processes: take a smaller model or batch, or GPUs (gpu=KIND plans for them)"
+        )
     if plan.free_disk_bytes is not None and plan.disk_bytes > plan.free_disk_bytes:
         yield (
             f"save: the checkpoints come to {plan.disk_bytes / 1e9:.1f} GB ({plan.checkpoints} of "

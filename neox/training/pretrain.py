@@ -69,6 +69,11 @@ def pretrain(config: Config) -> Outcome:
     engine = Engine(config, topology, vocab_size, reference and reference.model)
     data = data_fingerprint(config, topology) + ([reference.fact] if reference else [])
     progress = replace(resume(engine, config.checkpoint, data, topology), data=[asdict(fact) for fact in data])
+    if progress.iteration >= config.batch.train_iters:
+        _say(
+            topology,
+            f"train_iters {config.batch.train_iters:,} are done: raise them to go on, or give another save to start anew",
+        )
     config_text = to_yaml(config)
     reporters = build_reporters(
         config.monitor,

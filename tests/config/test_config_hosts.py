@@ -128,7 +128,7 @@ def test_a_dry_run_does_without_the_hostfile():
     run = config("launcher: pdsh\nhostfile: /job/hostfile\nnum_nodes: 12\nnum_gpus: 8\n")
     assert run.config.parallel.world_size == 96
     assert any("/job/hostfile is not there: planned for num_nodes x num_gpus" in note for note in run.notes)
-    with pytest.raises(ConfigError, match="hostfile: /job/hostfile: No such file"):
+    with pytest.raises(ConfigError, match="hostfile: /job/hostfile cannot be read .No such file"):
         resolved(load_text(BASE + "launcher: pdsh\nhostfile: /job/hostfile\n"), Surroundings(environ={}))
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from neox.config.errors import ConfigError
-from neox.config.load import load
+from neox.config.load import ROOT, load
 from neox.config.read import read_config
 from neox.config.yaml_nodes import plain_value
 
@@ -215,17 +215,30 @@ def test_missing_files_and_folders(write):
     assert complaints_of("nul\0byte")[0].endswith("there is no such file")
 
 
+def test_our_own_files_are_found_for_a_user_elsewhere(write):
+    write("mine.yml", MODEL)
+    for typed in ("configs/pythia/14M", "pythia/14M.yml"):
+        (complaint,) = [line for line in complaints_of(typed) if line.startswith(typed)]
+        assert complaint == f"{typed}: there is no such file; did you mean {ROOT}/configs/pythia/14M.yml?"
+
+
 def test_all_mistakes_are_told_together_in_order(write):
     write("a.yml", MODEL.replace("64", "sixty") + "num_gpus: 0\n")
     write("b.yml", "lr_decay_style: cosin\nsave_interval: 10\nbatch_size: 4\n")
-    complaints = complaints_of("a", "b", "none")
-    assert [line.partition(": ")[0] for line in complaints[:6]] == [
-        "a.yml:2:14", "a.yml:5:1", "b.yml:1:17", "b.yml:2:1", "b.yml:3:1", "none",
+    complaints = complaints_of("a", "b")
+    assert [line.partition(": ")[0] for line in complaints[:5]] == [
+        "a.yml:2:14", "a.yml:5:1", "b.yml:1:17", "b.yml:2:1", "b.yml:3:1",
     ]  # fmt: skip
     assert complaints[2].endswith("cosin is not one of constant, linear, cosine; did you mean cosine?")
     assert complaints[3].endswith("save_interval: is called checkpoint_factor here")
     assert complaints[4].endswith("batch_size: is called train_micro_batch_size_per_gpu here")
     assert any("train_iters: is missing" in line for line in complaints), "rules run beside other mistakes"
+
+
+def test_what_stands_in_a_file_that_cannot_be_read_is_not_missed(write):
+    write("a.yml", "save_interval: 10\n")
+    assert len(complaints_of("a")) > 3
+    assert [line.partition(": ")[0] for line in complaints_of("a", "none")] == ["a.yml:1:1", "none"]
 
 
 def test_required_keys_are_named_with_the_files(write):

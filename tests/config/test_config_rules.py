@@ -4,8 +4,10 @@ import os
 
 import pytest
 
+from neox.config import mends
 from neox.config.errors import ConfigError
 from neox.config.load import load_text
+from neox.config.mends import ROOT, tool
 from neox.config.read import config_from_values, resolved
 from neox.config.resolve import Surroundings
 from neox.config.rules import GENERATION_RULES, RULES, TRAINING_RULES, TRAINING_WARNINGS
@@ -432,26 +434,103 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.usefixtures("folder")
-def test_missing_sample_files_are_one_line_with_the_command():
+def test_missing_sample_files_are_one_line_with_the_command(folder, monkeypatch):
+    monkeypatch.setattr(mends, "ROOT", folder / "software")
     (complaint,) = refusals({})
-    assert complaint.endswith("make it with: python tools/prepare_data.py shakespeare")
+    assert complaint.endswith("make it with: python software/tools/prepare_data.py shakespeare")
     assert "data/shakespeare_text_document.idx" in complaint
     assert "data/gpt2-vocab.json" in complaint
     assert any(complaint in note for note in around({}, dry_run=True).notes), "in a dry run it is a note"
+    (folder / "software/data").mkdir(parents=True)
+    (folder / "software/data/gpt2-vocab.json").touch()
+    assert refusals({})[0].endswith(f"start from {folder}/software: it is there")
 
 
 def test_missing_data_and_tokenizer(folder):
     keys = {"data_path": "mine_text_document", "tokenizer_type": "HFTokenizer", "vocab_file": "t.json"}
     complaints = refusals(keys)
     assert len(complaints) == 2
-    assert "make them with: python tools/preprocess_data.py --input FILE --output-prefix mine" in complaints[0]
-    assert complaints[1].endswith("vocab_file: t.json is not there")
+    assert complaints[0].endswith(
+        f"make them with: python {ROOT}/tools/preprocess_data.py --input FILE --output-prefix mine --tokenizer-type HFTokenizer "
+        "--vocab-file t.json --append-eod"
+    )
+    assert complaints[1].endswith("vocab_file: t.json is not there; correct the path")
     for name in ("mine_text_document.bin", "mine_text_document.idx", "t.json"):
         (folder / name).touch()
     around(keys)
     (complaint,) = refusals({**keys, "data_path": "mine_text_document.bin"})
     assert "leave out .bin" in complaint
+    (complaint,) = refusals({**keys, "data_path": "mine"})
+    assert complaint.endswith("mine.bin and mine.idx not found; did you mean mine_text_document?")
+    (folder / "other.jsonl").touch()
+    (complaint,) = refusals({**keys, "data_path": "other.jsonl"})
+    assert "--input other.jsonl --output-prefix other --tokenizer-type" in complaint
+    assert complaint.endswith("and give other_text_document")
+
+
+@pytest.mark.usefixtures("folder")
+def test_missing_chats_are_made_from_chats():
+    keys = {**CHARACTERS, "train_data_paths": ["c_messages_document"], "eval_iters": 0}
+    keys["train_label_data_paths"] = ["c_messages_label_document"]
+    for complaint in refusals(keys):
+        assert "--output-prefix c --chat-key messages --tokenizer-type CharLevelTokenizer" in complaint
+
+
+def test_the_commands_are_for_the_folder_that_the_user_is_in(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert tool("doctor.py") == "python tools/doctor.py"
+    monkeypatch.chdir(ROOT.parent)
+    assert tool("doctor.py") == f"python {ROOT.name}/tools/doctor.py"
+
+
+def test_a_checkpoint_to_begin_with(folder):
+    for name in ("d.bin", "d.idx"):
+        (folder / name).touch()
+    keys = {**CHARACTERS, "data_path": "d", "load": "there"}
+    for path, words in (
+        ("elsewhere", "there is no folder there"),
+        ("there/config.json", "is a folder of transformers; import it first with: "),
+        ("there/manifest.json", "is one step of a run: give the folder that it is in"),
+        ("there/global_step5/layer_00-model_00-model_states.pt", "--checkpoint there/global_step5 --config"),
+    ):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).touch()
+        (complaint,) = refusals(keys)
+        assert words in complaint
+        (complaint,) = refusals({**CHARACTERS, "load": "there"}, script="generate.py")
+        assert words in complaint
+    assert any(words in note for note in around(keys, dry_run=True).notes), "in a dry run it is a note"
+    (folder / "there/global_step6").mkdir()
+    (folder / "there/global_step6/manifest.json").touch()
+    around(keys)
+
+
+def test_a_checkpoint_of_another_shape_is_told_before_the_start(folder):
+    for name in ("d.bin", "d.idx"):
+        (folder / name).touch()
+    keys = {**CHARACTERS, "data_path": "d", "save": "s"}
+    (folder / "s/global_step9").mkdir(parents=True)
+    (folder / "s/global_step10").mkdir()
+    (folder / "s/global_step10/config.yml").write_text("num_layers: 4\nhidden_size: 64\nnum_attention_heads: 8\n")
+    (complaint,) = refusals(keys)
+    assert complaint.endswith(
+        "save: s/global_step10 is of another model: num_attention_heads is 8 there and 4 here; give another folder, or the keys of "
+        "that model"
+    )
+    around({**keys, "num_attention_heads": 8})
+
+
+def test_load_is_not_asked_where_save_has_a_checkpoint(folder):
+    for name in ("d.bin", "d.idx"):
+        (folder / name).touch()
+    keys = {**CHARACTERS, "data_path": "d", "load": "gone", "save": "s"}
+    assert len(refusals(keys)) == 1
+    (folder / "s/global_step1").mkdir(parents=True)
+    (folder / "s/global_step1/manifest.json").touch()
+    around(keys)
+    around({**keys, "load": "new", "save": "new"})
+    (complaint,) = refusals({**CHARACTERS, "save": "new"}, script="generate.py")
+    assert complaint.endswith("save: there is no folder new: train first, or correct the path")
 
 
 def test_a_folder_to_save_in(folder, monkeypatch):

@@ -81,7 +81,7 @@ def test_values(text, section, key, value):
         ("load: None", "1:7: load: None is a word in YAML, not an absent value: write null, or leave the key out"),
         ("save: [a]", "1:7: save: wants text, not a list"),
         ("train_data_weights: a", "1:21: train_data_weights: wants a list, [a, b, ...], not a"),
-        ("optimizer: Adam", "1:12: optimizer: wants a mapping, {name: value, ...}, not Adam"),
+        ("optimizer: Adam", "1:12: optimizer: wants a mapping, as in {type: VALUE}, not Adam"),
         ("deepspeed_extra_args: 3", "1:23: deepspeed_extra_args: wants a mapping, {name: value, ...}, not 3"),
         (
             "norm: layer_norm",

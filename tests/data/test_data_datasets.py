@@ -316,7 +316,7 @@ def test_every_rank_has_the_same_samples_also_without_a_shared_disk(tmp_path):
 
 def test_manifest_of_another_tokenizer(store):
     def told(**tokenizer) -> str:
-        facts = {"vocab_size": 512, "eod": 0, **tokenizer}
+        facts = {"type": "GPT2BPETokenizer", "vocab_size": 512, "eod": 0, **tokenizer}
         content = {"version": 1, "tokenizer": facts}
         Path(f"{store}.json").write_text(json.dumps(content))
         with pytest.raises(ConfigError) as caught:

@@ -57,6 +57,12 @@ def test_interactive_over_a_pipe(trained):
 
 
 def test_without_a_checkpoint_the_folder_is_named(trained, tmp_path):
-    output = finish(start("generate.py", trained, "--set", f"load={tmp_path}"), expect=1)
+    output = finish(start("generate.py", trained, "--set", f"load={tmp_path}"), expect=2)
     assert str(tmp_path) in output
+    assert "Traceback" not in output
+
+
+def test_prompts_that_are_not_there_are_wrong_input(trained, tmp_path):
+    output = finish(start("generate.py", trained, "--set", f"sample_input_file={tmp_path}/prompts.txt"), expect=2)
+    assert f"error: sample_input_file: cannot read {tmp_path}/prompts.txt" in output
     assert "Traceback" not in output

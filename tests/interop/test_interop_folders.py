@@ -20,6 +20,7 @@ from neox.interop import files
 from neox.interop.huggingface import export_folder, import_folder
 from neox.interop.keys import differences, read_model
 from neox.interop.names import FAMILIES
+from tools.convert_hf import MODEL_TYPES
 
 KEYS = {
     "vocab_size": 300,
@@ -78,6 +79,10 @@ def tool(*arguments: str | Path) -> int:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.main(list(map(str, arguments)))
+
+
+def test_the_tool_knows_every_family() -> None:
+    assert list(FAMILIES) == list(MODEL_TYPES)
 
 
 def test_import_then_generate_then_export(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -104,11 +104,11 @@ def test_a_dry_run_does_without_any_file(tmp_path):
     done = deepy(tmp_path, "train.py", "b.yml", "--dry-run", "--json")
     plan = json.loads(done.stdout)
     assert plan["vocab_size"] == 50_257
-    assert any("python tools/prepare_data.py shakespeare" in note for note in plan["notes"])
+    assert any("data/gpt2-vocab.json" in note for note in plan["notes"])
     assert any("the plan counts with 50,257 tokens" in note for note in plan["notes"])
     done = deepy(tmp_path, "train.py", "b.yml")
     assert done.returncode == 2
-    assert "python tools/prepare_data.py shakespeare" in done.stderr
+    assert "data/gpt2-vocab.json" in done.stderr
 
 
 def test_a_bad_configuration_exits_2_and_starts_nothing(folder):
@@ -214,4 +214,4 @@ def test_questions_about_keys(folder):
     assert found.returncode == 0
     assert "rotary_pct: share of each head's dimensions that rotate" in found.stdout
     assert deepy(folder, "--keys", "nosuchword").returncode == 2
-    assert "SCRIPT and CONFIG are missing" in deepy(folder).stderr
+    assert "SCRIPT and CONFIG are needed, before --set" in deepy(folder).stderr

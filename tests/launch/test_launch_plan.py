@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -164,3 +165,10 @@ def test_the_width_multiplier_of_mup():
     assert f"{times} times as wide as the base model (32 wide, 4 heads)" in page(plan)
     assert f"learn at lr / {times}, and logits are divided by {times / 2:g}" in page(plan)
     assert "muP" not in page(plan_of())
+
+
+def test_a_plan_for_gpus_on_a_machine_without():
+    plan = replace(plan_of(), on_gpu=False, machine_bytes=24 * 2**30)
+    (note,) = plan.notes
+    assert note.startswith("DOES NOT FIT: this machine has no GPU, and 24.0 GiB of memory for the ")
+    assert replace(plan, machine_bytes=2**60).notes == []

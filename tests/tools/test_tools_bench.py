@@ -12,10 +12,9 @@ from support.models import topology_of
 from neox.config.sizes import flops_per_token, padded_vocab_size, parameter_counts
 from neox.model.gpt import GPT
 from neox.model.loss import cross_entropy
-from tools.benchmarks.plain import PRECISIONS, PlainGPT, PlainShape, PlainTrainer, loss_of, random_batches
+from tools.benchmarks.plain import PlainGPT, PlainShape, PlainTrainer, loss_of, random_batches
 from tools.benchmarks.run_plain import plain_shape
-from tools.benchmarks.run_products import layer_products, product_flops
-from tools.benchmarks.shapes import SHAPES, bench_config
+from tools.benchmarks.shapes import PRECISIONS, SHAPES, bench_config, layer_products, product_flops
 
 ROOT = Path(__file__).resolve().parents[2]
 VOCAB = 200  # not a multiple of 128: padding is part of the comparison

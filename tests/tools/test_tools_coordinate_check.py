@@ -7,6 +7,7 @@ import pytest
 from support.runs import write_config
 
 from tools import coordinate_check, learning_rates
+from tools.scaling.coordinates import slope
 
 WIDTHS = ["32", "64", "128", "256"]
 SMALL = {
@@ -27,8 +28,7 @@ def test_activations_keep_their_size_with_mup_alone(tied: bool, char_data: Path,
     table = json.loads((output / "coordinates.json").read_text())
     slopes = {
         name: {
-            kind: coordinate_check.slope({int(width): sizes for width, sizes in by_width.items()}, kind)
-            for kind in ("MLP", "logits")
+            kind: slope({int(width): sizes for width, sizes in by_width.items()}, kind) for kind in ("MLP", "logits")
         }
         for name, by_width in table.items()
     }

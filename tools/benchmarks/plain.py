@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 # fp32 throughout; bf16 by autocast over fp32 weights; bf16 weights and gradients beside fp32 masters
 Precision = Literal["fp32", "autocast", "masters"]
-PRECISIONS: dict[str, tuple[Precision, ...]] = {"fp32": ("fp32",), "bf16": ("autocast", "masters")}
 
 
 @dataclass(frozen=True)

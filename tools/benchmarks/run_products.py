@@ -13,24 +13,10 @@ import torch
 
 from neox.config.handover import unpack
 from neox.config.sections import ModelConfig
-from neox.config.shapes import ffn_width
-from neox.config.sizes import padded_vocab_size
 from tools.benchmarks.serve import Turn, contestant_parser, serve
+from tools.benchmarks.shapes import layer_products
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def layer_products(model: ModelConfig, vocab_size: int) -> list[tuple[int, int, int]]:
-    """(inputs, outputs, how often) of the model's linear layers."""
-    hidden, width = model.hidden_size, ffn_width(model)
-    block = [(hidden, 3 * hidden), (hidden, hidden), (hidden, width), (width, hidden)]
-    head = (hidden, padded_vocab_size(model, vocab_size), 1)
-    return [(inputs, outputs, model.num_layers) for inputs, outputs in block] + [head]
-
-
-def product_flops(model: ModelConfig, vocab_size: int, tokens: int) -> float:
-    """Operations of all their products, forward and backward."""
-    return sum(6.0 * tokens * inputs * outputs * count for inputs, outputs, count in layer_products(model, vocab_size))
 
 
 def products_turn(

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neox.config.read import read_config
-from neox.config.sections import Config
+from neox.config.sections import Config, ModelConfig
+from neox.config.shapes import ffn_width
+from neox.config.sizes import padded_vocab_size
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -37,6 +39,9 @@ SHAPES = {
 }
 # GPT-Neo's: every other layer sees so many tokens
 LOCAL = ('attention_config=[[["global", "local"], "all"]]', "window_size=256")
+
+# how the plain loops of tools/benchmarks/plain.py compute in each precision
+PRECISIONS = {"fp32": ("fp32",), "bf16": ("autocast", "masters")}
 
 
 def bench_config(
@@ -70,3 +75,16 @@ def bench_config(
         overrides.append(f"seq_length={seq_length}")
     # a dry run: the data set need not be there, its place is taken by random tokens
     return read_config([ROOT / "configs" / shape.config], overrides=overrides, dry_run=True).config
+
+
+def layer_products(model: ModelConfig, vocab_size: int) -> list[tuple[int, int, int]]:
+    """(inputs, outputs, how often) of the model's linear layers."""
+    hidden, width = model.hidden_size, ffn_width(model)
+    block = [(hidden, 3 * hidden), (hidden, hidden), (hidden, width), (width, hidden)]
+    head = (hidden, padded_vocab_size(model, vocab_size), 1)
+    return [(inputs, outputs, model.num_layers) for inputs, outputs in block] + [head]
+
+
+def product_flops(model: ModelConfig, vocab_size: int, tokens: int) -> float:
+    """Operations of all their products, forward and backward."""
+    return sum(6.0 * tokens * inputs * outputs * count for inputs, outputs, count in layer_products(model, vocab_size))

@@ -18,9 +18,7 @@ from neox.config.sections import Config
 from neox.config.sizes import flops_per_token, parameter_counts
 from neox.launch.cores import usable_cores
 from tools.benchmarks.contest import Entry, Score, contest
-from tools.benchmarks.plain import PRECISIONS
-from tools.benchmarks.run_products import product_flops
-from tools.benchmarks.shapes import SHAPES, bench_config
+from tools.benchmarks.shapes import PRECISIONS, SHAPES, bench_config, product_flops
 
 PRODUCTS = "matrix products alone"
 

@@ -5,7 +5,6 @@ Always in fp32, without dropout, clipping and accumulation, and with a document 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -24,22 +23,6 @@ from neox.tokenizer.tokenizer import build_tokenizer
 from neox.training.optimizer import build_optimizer, set_learning_rate
 
 PARAMETRISATIONS = ("standard", "muP")
-
-
-def width_parser(description: str | None, config_help: str, steps: int, steps_help: str) -> argparse.ArgumentParser:
-    """The arguments of every tool that trains a configuration at several widths."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("config", nargs="+", help=config_help)
-    parser.add_argument(
-        "--widths", type=int, nargs="+", required=True, metavar="N", help="hidden sizes, the base first"
-    )
-    parser.add_argument("--steps", type=int, default=steps, help=f"{steps_help} ({steps})")
-    parser.add_argument(
-        "--set", dest="overrides", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help="override keys"
-    )
-    return parser
 
 
 def at_widths(paths: Sequence[str], overrides: Sequence[str], widths: Sequence[int]) -> dict[tuple[str, int], Config]:
