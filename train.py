@@ -6,6 +6,7 @@ import sys
 from neox.checkpoint.layout import CheckpointError
 from neox.config.errors import ConfigError
 from neox.config.handover import config_from_argv
+from neox.launch.streams import outlive_readers
 from neox.parallel.agreement import say_once
 from neox.parallel.meeting import MissingRanks
 from neox.training.guard import NonFiniteLoss
@@ -18,6 +19,7 @@ STOPPED = 75  # EX_TEMPFAIL: saved, start again to resume
 
 def main() -> int:
     """Exit code of this rank: 0 done, 1 failed, 2 refused before the first step, 75 stopped after saving."""
+    outlive_readers()
     try:
         config = config_from_argv(sys.argv)
         with explained(config):

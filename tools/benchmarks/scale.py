@@ -24,7 +24,7 @@ from rich.table import Table
 
 from neox.config.errors import ConfigError
 from neox.config.gpus import Gpu
-from neox.config.handover import argument
+from neox.config.handover import pack
 from neox.config.read import config_from_values
 from neox.config.sections import Config
 from neox.config.sizes import flops_per_token
@@ -125,7 +125,7 @@ def _run(config: Config, steps: int) -> dict[str, Any]:
     with TemporaryDirectory() as name:
         result = Path(name) / "result.json"
         node = Node(0, tuple(range(processes)), processes, LOCAL_ADDRESS, free_port(None))
-        argv = [str(SCRIPT), "--config", argument(config, Path(name)), "--result", str(result), "--steps", str(steps)]
+        argv = [str(SCRIPT), "--config", pack(config), "--result", str(result), "--steps", str(steps)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         workers = node_workers(node, argv, root=str(ROOT), environ=environment, cores=usable_cores(), devices=0)
         if supervise(workers, environment) != 0:
