@@ -29,10 +29,7 @@ def main() -> int:
         return REFUSED if isinstance(error, ConfigError) else FAILED
     if not outcome.interrupted:
         return 0
-    if not outcome.saved:
-        print("stopped by a signal; nothing was saved: the config has no save key", file=sys.stderr, flush=True)
-        return FAILED
-    return STOPPED
+    return STOPPED if outcome.saved else FAILED
 
 
 if __name__ == "__main__":

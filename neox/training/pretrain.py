@@ -142,6 +142,8 @@ def _train(config: Config, topology: Topology, signals: Signals, tokenizer: Toke
                 signals=signals,
                 watchdog=watchdog,
             )
+        if outcome.interrupted and not outcome.saved:
+            _say(topology, "stopped by a signal; nothing was saved: the config has no save key")
         parallel.shutdown()
     finally:
         watchdog.off()
