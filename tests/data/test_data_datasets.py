@@ -173,10 +173,10 @@ def test_the_order_is_told_apart_where_more_samples_change_it(store, tmp_path, p
         build((size, 0, 0), train_data_paths=[store, other], train_data_weights=[3, 1], pack_impl=pack_impl).train
         for size in (10, 20, 40, 60, 80, 120)
     ]
-    for short, long in itertools.pairwise(runs):
-        same = tokens(short) == tokens(long)[: len(short)]
-        assert same == (orders(short) == orders(long))
-        assert same or pack_impl == "packed"
+    pairs = list(itertools.pairwise(runs))
+    same = [tokens(short) == tokens(long)[: len(short)] for short, long in pairs]
+    assert [orders(short) == orders(long) for short, long in pairs] == same
+    assert all(same) == (pack_impl != "packed")
 
 
 def test_other_data_at_the_same_path_are_not_read_with_the_old_index(store):
