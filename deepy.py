@@ -28,10 +28,11 @@ import argcomplete
 from rich.console import Console
 from rich.text import Text
 
+from neox.checkpoint.layout import left_over_bytes
 from neox.config.errors import ConfigError
 from neox.config.explain import explain, search
 from neox.config.gpus import this_machines_gpu
-from neox.config.handover import argument
+from neox.config.handover import FILE_NAME, argument, pack
 from neox.config.load import did_you_mean
 from neox.config.read import Resolved, read_config
 from neox.config.reference import entries
@@ -47,6 +48,7 @@ from neox.launch.orders import Orders
 from neox.launch.plan import Plan
 from neox.launch.plan_page import print_plan
 from neox.launch.port import held_port, port_of
+from neox.launch.streams import outlive_readers
 from neox.launch.supervise import supervise
 from neox.tokenizer.vocabulary import read_vocab_size
 
@@ -107,6 +109,7 @@ def main(argv: Sequence[str]) -> int:
         if script.name == "train.py" and plan.cannot_save:
             return _refuse(ConfigError(plan.cannot_save))
         print_plan(plan, Console(stderr=True), trains=script.name == "train.py", commands=False)
+        outlive_readers()
         return start.run()
 
 
@@ -213,26 +216,30 @@ def _start(script: Path, resolved: Resolved, notes: list[str], folder: Path, dry
     free = port if holder is None else port_of(holder)
     if port not in (None, free):
         notes.append(f"master_port {port} is taken: the processes meet at {free}")
-    argv = [str(script), "--config", argument(config, folder)]
     if launch.launcher != "local":
-        # the machines of torchrun may share the folder, and containers count their processes from 1
-        orders = Path.cwd() / f".neox-{socket.gethostname()}-{os.getpid()}" / "orders"
+        # the machines of torchrun may share the current folder, and containers count their processes from 1
+        folder = Path.cwd() / f".neox-{socket.gethostname()}-{os.getpid()}"
+    packed = pack(config)
+    argv = [str(script), "--config", argument(packed, folder)]
+    if launch.launcher != "local":
+        orders = Orders(folder / "orders")
         command = launcher_argv(
-            launch, resolved.hosts, argv, root=str(ROOT), folder=str(Path.cwd()), orders=str(orders), port=free
+            launch, resolved.hosts, argv, root=str(ROOT), folder=str(Path.cwd()), orders=str(orders.path), port=free
         )
         if not dry_run:
             check_installed(command[0])
         if launch.launcher == "torchrun":  # which counts the restarts itself
             # killed, its agents elsewhere wait for another in its place; one that ends in order closes the meeting for all
-            run = partial(run_on_hosts, command, Orders(orders), death_signal=signal.SIGKILL)
+            run = partial(run_on_hosts, command, orders, packed, death_signal=signal.SIGKILL)
             return Start([command] * launch.num_nodes, run, holder)
-        return Start([command], lambda: run_on_hosts(command, Orders(orders), launch.max_restarts), holder)
+        return Start([command], partial(run_on_hosts, command, orders, packed, launch.max_restarts), holder)
+    (folder / FILE_NAME).write_text(packed)
     processes = config.parallel.world_size
     address = launch.master_addr or LOCAL_ADDRESS
     node = Node(0, tuple(range(processes)), processes, address, free, launch.network_interface)
     workers = node_workers(node, argv, root=str(ROOT), environ=os.environ, cores=usable_cores(), devices=cuda_devices())
     commands = [worker.command() for worker in workers]
-    return Start(commands, lambda: supervise(workers, max_restarts=launch.max_restarts), holder)
+    return Start(commands, partial(supervise, workers, max_restarts=launch.max_restarts), holder)
 
 
 def _plan(script: Path, config: Config, vocab_size: int, commands: list[list[str]], notes: list[str]) -> Plan:
@@ -240,13 +247,14 @@ def _plan(script: Path, config: Config, vocab_size: int, commands: list[list[str
     devices = cuda_devices()
     gpu = config.launch.gpu or (this_machines_gpu() if devices else None)
     on_gpu = gpu is not None or devices > 0 or config.launch.launcher != "local"
+    save = config.checkpoint.save
     return Plan(
         script=str(script),
         config=config,
         vocab_size=vocab_size,
         gpu=gpu,
         on_gpu=on_gpu,
-        free_disk_bytes=free_bytes(config.checkpoint.save) if config.checkpoint.save else None,
+        free_disk_bytes=free_bytes(save) + left_over_bytes(Path(save)) if save else None,
         commands=commands,
         given_notes=notes,
         machine_bytes=None if on_gpu else memory_bytes(),

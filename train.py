@@ -6,6 +6,7 @@ import sys
 from neox.checkpoint.layout import CheckpointError
 from neox.config.errors import ConfigError
 from neox.config.handover import config_from_argv
+from neox.launch.streams import outlive_readers
 from neox.parallel.agreement import say_once
 from neox.parallel.meeting import MissingRanks
 from neox.training.guard import NonFiniteLoss
@@ -18,6 +19,7 @@ STOPPED = 75  # EX_TEMPFAIL: saved, start again to resume
 
 def main() -> int:
     """Exit code of this rank: 0 done, 1 failed, 2 refused before the first step, 75 stopped after saving."""
+    outlive_readers()
     try:
         config = config_from_argv(sys.argv)
         with explained(config):
@@ -27,10 +29,7 @@ def main() -> int:
         return REFUSED if isinstance(error, ConfigError) else FAILED
     if not outcome.interrupted:
         return 0
-    if not outcome.saved:
-        print("stopped by a signal; nothing was saved: the config has no save key", file=sys.stderr, flush=True)
-        return FAILED
-    return STOPPED
+    return STOPPED if outcome.saved else FAILED
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import json
 import re
 import shutil
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,8 +70,7 @@ def start(save: Path, step: int, size_bytes: int = 0) -> Path:
     free_bytes = shutil.disk_usage(save).free
     if free_bytes < size_bytes:
         raise CheckpointError(
-            f"{save}: the checkpoint of step {step} takes {size_bytes:,} bytes, and the disk has {free_bytes:,} free; "
-            "the older checkpoints are kept"
+            f"the checkpoint takes {size_bytes:,} bytes, and the disk has {free_bytes:,} free; the older checkpoints are kept"
         )
     folder = temporary_folder(save, step)
     folder.mkdir()
@@ -78,14 +78,32 @@ def start(save: Path, step: int, size_bytes: int = 0) -> Path:
 
 
 def sweep(save: Path) -> None:
-    """Remove what killed runs have left, as far as the disk lets us."""
-    for left_over in [*save.glob(".tmp-global_step*"), *save.glob(".old-global_step*")]:
-        shutil.rmtree(left_over, ignore_errors=True)
+    """Remove what killed runs have left."""
+    for folder in _left_over(save):
+        _remove(folder)
+
+
+def left_over_bytes(save: Path) -> int:
+    """Bytes of the disk that `sweep` gives back: before it, they count as free."""
+    size_bytes = 0
+    for folder in _left_over(save):
+        with suppress(FileNotFoundError):  # of another run that is just ending
+            size_bytes += sum(path.lstat().st_blocks * 512 for path in folder.rglob("*"))
+    return size_bytes
+
+
+def _left_over(save: Path) -> list[Path]:
+    return [*save.glob(".tmp-global_step*"), *save.glob(".old-global_step*")]
 
 
 def discard(save: Path, step: int) -> None:
-    """Remove what a failed save has written, as far as the disk lets us: the next save sweeps up the rest."""
-    shutil.rmtree(temporary_folder(save, step), ignore_errors=True)
+    """Remove what a failed save has written."""
+    _remove(temporary_folder(save, step))
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder that is no checkpoint any more, as far as the disk lets us: the next save sweeps up the rest."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def publish(save: Path, step: int, entries: list[FileEntry], facts: dict) -> Path:
@@ -105,7 +123,7 @@ def _name(folder: Path, final: Path) -> None:
         replaced = final.with_name(f".old-{final.name}")
         final.rename(replaced)
         folder.rename(final)
-        shutil.rmtree(replaced)
+        _remove(replaced)
     else:
         folder.rename(final)
     flush_folder(final.parent)
@@ -143,20 +161,10 @@ def read_manifest(folder: Path) -> dict:
     return manifest
 
 
-def check_format(folder: Path) -> None:
-    """Raise UnknownFormat where a newer version has written a checkpoint; what else is wrong with it, `verify` tells."""
-    try:
-        read_manifest(folder)
-    except UnknownFormat:
-        raise
-    except CheckpointError:
-        pass
-
-
 def verify(folder: Path, part: int = 0, parts: int = 1) -> dict:
     """Check every `parts`-th file of a checkpoint against its manifest, starting with file `part`; return the manifest.
 
-    Raises CheckpointError naming the first file that is missing or has changed.
+    Raises CheckpointError naming the first file that is missing or has changed, and UnknownFormat as `read_manifest` does.
     """
     manifest = read_manifest(folder)
     for name, (size_bytes, sha256) in sorted(manifest["files"].items())[part::parts]:
@@ -201,5 +209,5 @@ def prune(save: Path, keep: int | None, spared: Collection[str] = ()) -> list[st
         # renamed first: a folder that is half removed must not look like a checkpoint
         doomed = save / f".old-{name}"
         (save / name).rename(doomed)
-        shutil.rmtree(doomed)
+        _remove(doomed)
     return removed

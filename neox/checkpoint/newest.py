@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 from neox.checkpoint import layout
 from neox.checkpoint.layout import CheckpointError, UnknownFormat
-from neox.parallel.agreement import together
+from neox.parallel.agreement import by_rank, together
 from neox.parallel.topology import Topology
 
 
 def newest(folder: Path, topology: Topology) -> tuple[Path | None, list[str]]:
     """The newest checkpoint in `folder` that passes verification, and warnings about what was passed over.
 
-    The ranks share the reading. Raises CheckpointError where there are checkpoints but none is good, and UnknownFormat where a
-    newer version of this software has written one: to pass over that would go back without need.
+    Every rank calls this, and the ranks share the reading. Raises CheckpointError where there are checkpoints but none is good,
+    and UnknownFormat where a newer version of this software has written one: to pass over that would go back without need.
     """
-    found, warning = layout.candidates(folder)
-    warnings = [warning] if warning and topology.rank == 0 else []
+    # the first rank's word: hosts see a network file system as it was some seconds ago, each at another moment
+    found, warning = together(lambda: layout.candidates(folder) if topology.is_main else None, CheckpointError)[0]
+    warnings = [warning] if warning else []
     for step in found:
         candidate = folder / layout.step_name(step)
-        together(partial(layout.check_format, candidate), UnknownFormat)
-        try:
-            together(partial(_verify_share, candidate, topology), CheckpointError)
-        except CheckpointError as error:
-            warnings.append(f"{candidate.name} is damaged and was passed over: {error}")
-            continue
-        return candidate, warnings
+        damage = by_rank(together(lambda candidate=candidate: _damage(candidate, topology), UnknownFormat))
+        if not damage:
+            return candidate, warnings
+        warnings.append(f"{candidate.name} is damaged and was passed over: {damage}")
     if found:
         raise CheckpointError(
             "\n".join(
@@ -37,6 +34,12 @@ def newest(folder: Path, topology: Topology) -> tuple[Path | None, list[str]]:
     return None, warnings
 
 
-def _verify_share(candidate: Path, topology: Topology) -> None:
-    """Check this rank's share of the files."""
-    layout.verify(candidate, topology.rank, topology.world_size)
+def _damage(candidate: Path, topology: Topology) -> str | None:
+    """What is wrong with this rank's share of the files. Raises UnknownFormat."""
+    try:
+        layout.verify(candidate, topology.rank, topology.world_size)
+    except UnknownFormat:
+        raise
+    except CheckpointError as error:
+        return str(error)
+    return None

@@ -112,10 +112,10 @@ class Saver:
             path = layout.temporary_folder(self._folder, step) / share.file
             written = agreed(lambda: (write_tensors(path, share.tensors), share.weights))
             agreed(lambda: self._publish(share, written) if is_main else None)
-        except CheckpointError:
+        except CheckpointError as error:
             if is_main:
                 layout.discard(self._folder, step)
-            raise
+            raise CheckpointError(f"save: {self._folder}: step {step} cannot be saved: {error}") from error
 
     def _publish(self, share: Snapshot, written: list[tuple[FileEntry, dict[str, Weight]]]) -> None:
         published = publish_state(

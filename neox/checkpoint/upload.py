@@ -1,4 +1,4 @@
-"""Copy published checkpoints to an object store behind training's back, and fetch one to start from.
+"""Copy published checkpoints to an object store behind training's back, and fetch one from there.
 
 Places are URLs of fsspec: `s3://bucket/run`, `gs://bucket/run`, `file:///folder`. Under one, a checkpoint has the files that it has
 in its folder, and the object `latest` names the newest that is complete: it is written last. Keys come from the environment
@@ -10,11 +10,9 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,8 +21,6 @@ import fsspec
 from neox.checkpoint import layout
 from neox.checkpoint.layout import LATEST, MANIFEST, STEP_FOLDER, CheckpointError
 from neox.config.errors import ConfigError
-from neox.parallel.agreement import together
-from neox.parallel.topology import Topology
 
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
 RETRY_SECONDS = (1.0, 5.0, 25.0)  # before each further try
@@ -61,14 +57,17 @@ class Store:
 
         self._asked(f"{folder.name} cannot be copied to {self.url}", copy)
 
-    def fetch(self, target: Path) -> Path:
-        """Copy the newest checkpoint into the folder `target`, check it, and return its own folder. Raises CheckpointError."""
+    def newest(self) -> str:
+        """The name of the newest checkpoint. Raises CheckpointError."""
         hint = f"{self.url} holds no checkpoint that can be read: it has no object {LATEST!r}, or the keys do not fit"
-        name = (
-            self._asked(hint, lambda: self._files.cat_file(f"{self._root}/{LATEST}")).decode("utf-8", "replace").strip()
-        )
+        content = self._asked(hint, lambda: self._files.cat_file(f"{self._root}/{LATEST}"))
+        name = content.decode("utf-8", "replace").strip()
         if not STEP_FOLDER.fullmatch(name):
             raise CheckpointError(f"{self.url}/{LATEST} names {name[:80]!r}, which is no checkpoint")
+        return name
+
+    def fetch(self, name: str, target: Path) -> Path:
+        """Copy the checkpoint of this name into the folder `target`, check it, and return its own folder. Raises CheckpointError."""
         folder = target / name
         folder.mkdir()
         self._get(name, MANIFEST, folder)
@@ -156,37 +155,6 @@ class Uploader:
                 _say(f"checkpoint_upload: {error}: {rest}")
             if pause:
                 time.sleep(pause)
-
-
-@contextmanager
-def local_checkpoints(load: str, topology: Topology) -> Iterator[Path]:
-    """The folder of checkpoints that `load` names; of a URL, the newest one is copied to TMPDIR while the body runs.
-
-    Every rank calls this; the first of each machine copies. Raises ConfigError or CheckpointError on all of them.
-    """
-    if "://" not in load:
-        yield Path(load)
-        return
-    store = Store("load", load)
-    is_first = topology.local_rank == 0
-    copies = together(lambda: _copy_of(store) if is_first else None, CheckpointError)
-    copy = copies[topology.rank - topology.local_rank]
-    try:
-        yield copy
-    finally:
-        if is_first:
-            shutil.rmtree(copy, ignore_errors=True)
-
-
-def _copy_of(store: Store) -> Path:
-    target = Path(tempfile.mkdtemp(prefix="neox-load-"))
-    try:
-        name = store.fetch(target).name
-    except BaseException:
-        shutil.rmtree(target, ignore_errors=True)
-        raise
-    (target / LATEST).write_text(f"{name}\n")
-    return target
 
 
 def _readable(error: Exception) -> str:

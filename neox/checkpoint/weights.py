@@ -8,24 +8,18 @@ import torch
 from torch import nn
 
 from neox.checkpoint.layout import CheckpointError
-from neox.checkpoint.newest import newest
 from neox.checkpoint.tensors import WEIGHT, StateReader, check_names, check_shape
 from neox.parallel.agreement import together
 from neox.parallel.topology import Topology
 
 
-def load_weights(model: nn.Module, folder: Path, topology: Topology) -> tuple[Path, list[str]]:
-    """Load the newest good checkpoint of a `save` folder into a model that is whole, or split by tensor parallelism.
+def load_weights(model: nn.Module, checkpoint: Path, topology: Topology) -> None:
+    """Load one verified checkpoint folder into a model that is whole, or split by tensor parallelism.
 
-    Returns the checkpoint's folder and warnings about newer ones that were passed over. Every rank calls this.
-    Raises CheckpointError on all of them where there is none, or it does not fit the model.
+    Every rank calls this. Raises CheckpointError on all of them where it does not fit the model.
     """
     assert topology.pipe_size == topology.expert_size == 1, "parts of a model are restored through its training state"
-    checkpoint, warnings = newest(folder, topology)
-    if checkpoint is None:
-        raise CheckpointError(f"{folder}: no checkpoint there; train first, or set load to a folder that has one")
     together(lambda: _read(model, StateReader(checkpoint), topology), CheckpointError)
-    return checkpoint, warnings
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Hand the resolved configuration from the launcher to each process: every rank unpacks the same bytes.
 
 It travels as one argument, `--config TEXT`: base64 of compressed JSON, or `@FILE` where that is too long for an
-argument. Secrets never travel this way: they stay in the environment.
+argument: a file that every rank can read. Secrets never travel this way: they stay in the environment.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from neox.config.errors import ConfigError
 from neox.config.sections import Config
 
+FILE_NAME = "config.packed"
 LONGEST_ARGUMENT = 100_000  # bytes; Linux refuses a single argument of 128 KiB
 
 
@@ -24,7 +25,7 @@ def pack(config: Config) -> str:
 
 
 def unpack(text: str) -> Config:
-    """The configuration that `pack` or `argument` made text of; `ConfigError` where the text is damaged."""
+    """The configuration that `pack` made text of, or that lies in the file of `@FILE`; `ConfigError` where the text is damaged."""
     try:
         if text.startswith("@"):
             text = Path(text[1:]).read_text()
@@ -33,14 +34,9 @@ def unpack(text: str) -> Config:
         raise ConfigError(f"--config: this is no packed configuration ({type(error).__name__}: {error})") from error
 
 
-def argument(config: Config, folder: Path) -> str:
-    """The packed configuration where it fits in an argument, else `@FILE` of a file written into folder."""
-    packed = pack(config)
-    if len(packed) <= LONGEST_ARGUMENT:
-        return packed
-    path = folder / "config.packed"
-    path.write_text(packed)
-    return f"@{path}"
+def argument(packed: str, folder: Path) -> str:
+    """The packed configuration where it fits in an argument, else `@FILE` of the file in the folder that holds it too."""
+    return packed if len(packed) <= LONGEST_ARGUMENT else f"@{folder / FILE_NAME}"
 
 
 def config_from_argv(argv: Sequence[str]) -> Config:

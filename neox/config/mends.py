@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from glob import escape
 from pathlib import Path
@@ -67,11 +69,16 @@ def is_of_gptneox(step: Path) -> bool:
 def other_shape(config: Any, step: Path) -> str:
     """How the model of a checkpoint is otherwise by its own config.yml, before any weight is read; nothing where it is not.
 
-    Another number of heads would fit the shapes of all weights, and compute something else.
+    Another number of heads would fit the shapes of all weights, and compute something else. A damaged checkpoint is left to the run,
+    which passes over it.
     """
     try:
-        entries = load_text((step / "config.yml").read_text()).entries
-    except (OSError, UnicodeDecodeError):
+        text = (step / "config.yml").read_bytes()
+        _, sha256 = json.loads((step / "manifest.json").read_bytes())["files"]["config.yml"]
+        if hashlib.sha256(text).hexdigest() != sha256:
+            return ""
+        entries = load_text(text.decode()).entries
+    except (OSError, ValueError, KeyError, TypeError):
         return ""
     there = {key: plain_value(entries[key]) for key in SHAPE_KEYS if key in entries}
     differences = [

@@ -19,6 +19,7 @@ from neox.config.errors import ConfigError
 from neox.config.sections import DataConfig
 from neox.data.checks import check_data, check_pairs
 from neox.data.fill_in import fill_in
+from neox.data.fingerprint import ORDER, Fact
 from neox.data.index_cache import writable_folder
 from neox.data.learned import has_labels
 from neox.data.masking import masking
@@ -98,6 +99,12 @@ def build_datasets(
             for size, split in zip(samples, Split, strict=True)
         )
     )
+
+
+def orders(train: SampleDataset) -> list[Fact]:
+    """The order in which the stores are read, for the fingerprint of a run."""
+    parts = train.datasets if isinstance(train, BlendedSamples) else [train]
+    return [Fact(ORDER, part.order, Path(part.dataset_path).name) for part in parts if part.order is not None]
 
 
 class _Sampler:

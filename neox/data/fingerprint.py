@@ -23,6 +23,9 @@ KEYS = (
     *(name for name in DataConfig.model_fields if name.startswith(("fim_", "mlm_"))),
 )
 
+# follows from the other facts, and from how many samples are asked for
+ORDER = "order of the samples (train_iters x train_batch_size)"
+
 SHOWN_DIGITS = 12  # of a SHA-256: enough to tell files apart that nobody forges
 
 
@@ -68,7 +71,18 @@ def fingerprint(data: DataConfig, seq_length: int, seed: int, tokenizer: Tokeniz
 
 
 def changes(before: Sequence[Fact], now: Sequence[Fact]) -> list[str]:
-    """What differs, as lines that begin with - (before) or + (now); empty where both are the same data."""
+    """What differs, as lines that begin with - (before) or + (now); empty where both are the same data.
+
+    The order is compared where all else is the same, and the older checkpoint knows its own.
+    """
+    plain_before, plain_now = ([fact for fact in facts if fact.about != ORDER] for facts in (before, now))
+    differences = _differences(plain_before, plain_now)
+    if differences or len(plain_before) == len(before):
+        return differences
+    return _differences(before, now)
+
+
+def _differences(before: Sequence[Fact], now: Sequence[Fact]) -> list[str]:
     old, new = _comparable(before, now), _comparable(now, before)
     return [
         f"{sign} {fact}"

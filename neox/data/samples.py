@@ -49,6 +49,7 @@ __all__ = [
 
 BLEND_FILES = ("dataset_index", "dataset_sample_index")
 COUNTED_AT_ONCE = 1 << 20  # samples of a blend: numpy counts with 8 bytes each
+BEGINNING = 10_000  # samples and documents whose order tells it from others
 
 # it warns that the indices are not cached: they are, by us
 logging.getLogger("megatron.core.datasets").setLevel(logging.ERROR)
@@ -104,6 +105,18 @@ class Samples(GPTDataset):
         labels = text if self._labels is None else self._labels.text(index)
         return self.config.reading.sample(text, labels)
 
+    @property
+    def order(self) -> str | None:
+        """The order of the samples, in words; None where it is the same however many samples are asked for.
+
+        megatron-core shuffles the epochs of a run together: with one epoch more, every sample is another one.
+        """
+        epochs = len(self.document_index) // len(self.indices)
+        digest = hashlib.blake2b(digest_size=6)
+        for index in (self.document_index, self.shuffle_index):
+            digest.update(numpy.ascontiguousarray(index[:BEGINNING]))
+        return f"{epochs:,} epoch{'' if epochs == 1 else 's'}, shuffled as {digest.hexdigest()}"
+
     def text(self, index: int) -> numpy.ndarray:
         """The tokens of a sample, or their labels: up to seq_length + 1."""
         return self._query_document_sample_shuffle_indices(index)[0]
@@ -124,6 +137,8 @@ class Samples(GPTDataset):
 
 class WholeSamples(Samples):
     """Samples of whole documents, one or several, of up to seq_length + 1 tokens."""
+
+    order = None  # each epoch is shuffled by itself
 
     def text(self, index: int) -> numpy.ndarray:
         documents = self.document_index[self.sample_index[index] : self.sample_index[index + 1]]

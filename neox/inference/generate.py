@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from neox.checkpoint.upload import local_checkpoints
+from neox.checkpoint.source import Source
 from neox.checkpoint.weights import load_weights
 from neox.config.sections import Config
 from neox.config.sizes import true_vocab_size
@@ -21,16 +21,15 @@ def generate(config: Config) -> None:
 
     The checkpoint may come from any layout. Raises ConfigError or CheckpointError.
     """
-    folder = config.checkpoint.load or config.checkpoint.save
-    assert folder is not None, "the rules ask for it"
+    key = "load" if config.checkpoint.load else "save"
     topology = parallel.initialize(config.parallel, config.run.distributed_backend)
     tokenizer = build_tokenizer(config.tokenizer)
     vocab_size = true_vocab_size(config.model, tokenizer.vocab_size)
     model = GPT(config.model, vocab_size=vocab_size, topology=topology)
-    with local_checkpoints(folder, topology) as checkpoints:
-        checkpoint, warnings = load_weights(model, checkpoints, topology)
-    # standard output is for the texts
-    print(*warnings, f"weights of {checkpoint}", sep="\n", file=sys.stderr, flush=True)
+    with Source(key, getattr(config.checkpoint, key), topology) as source:
+        load_weights(model, source.checkpoint, topology)
+        # standard output is for the texts
+        print(f"weights of {source.name}", file=sys.stderr, flush=True)
     generator = Generator(
         model.to(topology.device, DTYPES[config.precision.precision]),
         vocab_size=tokenizer.vocab_size,

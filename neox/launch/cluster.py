@@ -16,14 +16,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from types import FrameType
 
 from neox.config.errors import ConfigError
 from neox.launch.argv import forwarded
+from neox.launch.heard import STOPPING, heard
 from neox.launch.node import Ending
 from neox.launch.orders import Orders
 from neox.launch.restarts import DONE, FAILED, REFUSED, STOPPED, Failure, with_restarts
-from neox.launch.supervise import FORWARDED, GRACE_SECONDS, POLL_SECONDS, STOPPING, die_with, print_line
+from neox.launch.supervise import GRACE_SECONDS, POLL_SECONDS, die_with, print_line
 
 
 def check_installed(program: str) -> None:
@@ -35,6 +35,7 @@ def check_installed(program: str) -> None:
 def run_on_hosts(
     argv: Sequence[str],
     orders: Orders,
+    config: str,
     max_restarts: int = 0,
     environ: Mapping[str, str] = os.environ,
     grace_seconds: float = GRACE_SECONDS,
@@ -42,16 +43,19 @@ def run_on_hosts(
 ) -> int:
     """Run the launcher's command, whose agents read `orders`, to its end; 0, 1, 2 or 75 as `supervise` means them.
 
-    `death_signal` is what the command gets where this process dies.
+    `config` is the packed configuration, for those who read it beside the orders. `death_signal` is what the command gets where this
+    process dies.
     """
+    with heard() as received:
 
-    def start() -> _Cluster:
-        return _Cluster(argv, orders, environ, grace_seconds, death_signal)
+        def start() -> _Cluster:
+            orders.open(forwarded(environ), config)
+            return _Cluster(argv, orders, received, grace_seconds, death_signal)
 
-    try:
-        return with_restarts(start, max_restarts, print_line)
-    finally:
-        orders.close()
+        try:
+            return with_restarts(start, max_restarts, print_line, received)
+        finally:
+            orders.close()
 
 
 class _Cluster:
@@ -61,24 +65,20 @@ class _Cluster:
         self,
         argv: Sequence[str],
         orders: Orders,
-        environ: Mapping[str, str],
+        received: deque[int],
         grace_seconds: float,
         death_signal: int,
     ) -> None:
         self.argv = argv
         self.orders = orders
-        self.environ = environ
+        self.received = received
         self.death_signal = death_signal
         self.grace_seconds = grace_seconds
-        self.received: deque[int] = deque()
         self.interrupted = self.killed = False
         self.asked_to_stop = False
         self.endings: list[Ending] = []
 
     def run(self) -> int:
-        heard = [number for number in FORWARDED if signal.getsignal(number) is not signal.SIG_IGN]
-        before = {number: signal.signal(number, self.receive) for number in heard}
-        self.orders.open(forwarded(self.environ))
         # in a session of its own: a Ctrl-C reaches the processes through their agents, once
         self.process = subprocess.Popen(
             self.argv,
@@ -96,13 +96,7 @@ class _Cluster:
             if self.process.poll() is None:
                 self.process.kill()
             self.close_input()
-            for number, handler in before.items():
-                signal.signal(number, handler)
         return self.exit_code()
-
-    def receive(self, number: int, _frame: FrameType | None) -> None:
-        """A signal handler only notes what came; the loop passes it on."""
-        self.received.append(number)
 
     def watch(self) -> None:
         """Wait for the end, passing signals on; a failure ends the other agents, and those that outlive it lose their input."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from neox.config.resolve import cuda_devices
 from neox.launch.argv import Node, node_workers
 from neox.launch.cores import usable_cores
+from neox.launch.heard import heard
 from neox.launch.node import Ending, end_with_launcher, obey
 from neox.launch.orders import Orders
 from neox.launch.restarts import DONE, FAILED
@@ -55,10 +56,11 @@ def main(argv: Sequence[str]) -> int:
         cores=usable_cores(),
         devices=cuda_devices(environ),
     )[local_rank]
-    threading.Thread(target=obey, args=(orders,), daemon=True).start()
-    threading.Thread(target=end_with_launcher, args=(orders,), daemon=True).start()
-    supervisor = Supervisor([worker], environ, alone=False)
-    code = supervisor.run()
+    with heard() as received:
+        threading.Thread(target=obey, args=(orders,), daemon=True).start()
+        threading.Thread(target=end_with_launcher, args=(orders,), daemon=True).start()
+        supervisor = Supervisor([worker], environ, received, alone=False)
+        code = supervisor.run()
     if code == DONE or (code == FAILED and not orders.to_stop()):
         return code
     Ending(code, socket.gethostname(), supervisor.failure).tell()

@@ -22,9 +22,10 @@ from dataclasses import asdict, dataclass
 from neox.config.resolve import cuda_devices
 from neox.launch.argv import Node, node_workers
 from neox.launch.cores import usable_cores
+from neox.launch.heard import FORWARDED, heard
 from neox.launch.orders import Orders
 from neox.launch.restarts import DONE, FAILED, REFUSED, Failure
-from neox.launch.supervise import FORWARDED, Supervisor
+from neox.launch.supervise import Supervisor
 
 TOLD_LINES, TOLD_CHARACTERS = 5, 120  # of a failed rank's last lines
 LIFELINE_SECONDS = 5.0  # between a cluster's signal and the end of the input, where both say that the launcher is gone
@@ -99,13 +100,14 @@ def main(argv: Sequence[str]) -> int:
         cores=usable_cores(),
         devices=cuda_devices(environ),
     )
-    threading.Thread(target=obey, args=(orders,), daemon=True).start()
     lifeline = threading.Thread(target=end_with_launcher, args=(orders,), daemon=True)
-    # MPI's input is the first agent's alone; it ends the others itself
-    if has_lifeline := not any(environ.get(name, "0") != "0" for name in ("OMPI_COMM_WORLD_RANK", "PMI_RANK")):
-        lifeline.start()
-    supervisor = Supervisor(workers, of_workers, alone=False)
-    code = supervisor.run()
+    with heard() as received:
+        threading.Thread(target=obey, args=(orders,), daemon=True).start()
+        # MPI's input is the first agent's alone; it ends the others itself
+        if has_lifeline := not any(environ.get(name, "0") != "0" for name in ("OMPI_COMM_WORLD_RANK", "PMI_RANK")):
+            lifeline.start()
+        supervisor = Supervisor(workers, of_workers, received, alone=False)
+        code = supervisor.run()
     if code != DONE:
         Ending(code, socket.gethostname(), supervisor.failure).tell()
     if has_lifeline and supervisor.asked_to_stop and not orders.to_stop():

@@ -1,6 +1,7 @@
 """How the launcher speaks to its agents on other hosts: a file that all of them see, which only its owner can read.
 
 Its first line is the environment to add, as JSON, so that no secret is an argument; each later line is the name of a signal to pass on.
+Beside it lies the configuration, which may be too long for an argument.
 pdsh passes no standard input on, and srun, mpirun and ssh each do signals in their own way: a file is the same under all of them.
 """
 
@@ -14,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from neox.config.handover import FILE_NAME
+
 POLL_SECONDS = 0.3
 
 
@@ -23,9 +26,10 @@ class Orders:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
-    def open(self, environ: Mapping[str, str]) -> None:
-        """Make the file anew, with the environment in it and no signal."""
+    def open(self, environ: Mapping[str, str], config: str) -> None:
+        """Make the files anew, with the environment in it and no signal, and the packed configuration."""
         self.path.parent.mkdir(mode=0o700, exist_ok=True)
+        (self.path.parent / FILE_NAME).write_text(config)
         self.path.unlink(missing_ok=True)
         self._append(json.dumps(dict(environ)))
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
+
+from neox.launch.heard import ENDING
 
 DONE, FAILED, STOPPED = 0, 1, 75  # STOPPED: saved after a signal; start again to go on
 REFUSED = 2  # the input or the machines are not right for the run: to start again would not help
 LONGEST_PAUSE_SECONDS = 60.0
+POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,12 @@ def with_restarts(
     attempt: Callable[[], Attempt],
     max_restarts: int,
     say: Callable[[str], None],
-    sleep: Callable[[float], None] = time.sleep,
+    received: Collection[int],
 ) -> int:
     """Run attempts until one does not fail, is refused, a signal came, or `max_restarts` are used up; the exit code of the last.
 
-    Before the k-th restart there is a pause of 2^(k-1) seconds, at most a minute: what broke may need a moment.
+    Before the k-th restart there is a pause of 2^(k-1) seconds, at most a minute: what broke may need a moment. received: the
+    signals that have come and that no attempt has taken.
     """
     failures: list[Failure] = []
     while True:
@@ -57,7 +61,12 @@ def with_restarts(
             break
         pause = min(LONGEST_PAUSE_SECONDS, 2.0 ** (restart - 1))
         say(f"restart {restart} of {max_restarts} in {pause:g} s, from the newest good checkpoint")
-        sleep(pause)
+        end = time.monotonic() + pause
+        while time.monotonic() < end:
+            if not ENDING.isdisjoint(received):
+                say("stopped by a signal: not started again")
+                return code
+            time.sleep(POLL_SECONDS)
     if max_restarts:
         say("\n".join(_summary(failures, max_restarts)))
     return code

@@ -19,14 +19,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import IO
 
 from neox.launch.argv import Worker
+from neox.launch.heard import STOPPING, heard
 from neox.launch.restarts import DONE, FAILED, REFUSED, STOPPED, Failure, with_restarts
 
-FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-STOPPING = (signal.SIGINT, signal.SIGTERM)
 POLL_SECONDS = 0.05
 GRACE_SECONDS = 10.0  # between SIGTERM and SIGKILL once a process has failed
 LEFTOVER_SECONDS = 5.0  # for what the workers themselves started
@@ -56,7 +54,12 @@ def supervise(
     ended, with SIGKILL after `grace_seconds`, and after a failure all start again up to `max_restarts` times. Rank 0 has this
     process's stdin, stdout and stderr; the lines of the others pass with their rank before them.
     """
-    return with_restarts(lambda: Supervisor(workers, environ, grace_seconds), max_restarts, print_line)
+    with heard() as received:
+
+        def start() -> Supervisor:
+            return Supervisor(workers, environ, received, grace_seconds)
+
+        return with_restarts(start, max_restarts, print_line, received)
 
 
 def print_line(line: str) -> None:
@@ -66,22 +69,24 @@ def print_line(line: str) -> None:
 class Supervisor:
     """The processes of one start of a run, or of one host's share of it.
 
-    `alone` means that nobody else watches this one: rank 0 has the terminal, and a second SIGINT or SIGTERM kills.
+    `received` has the signals to this process, which it passes on. `alone` means that nobody else watches this one: rank 0 has the
+    terminal, and a second SIGINT or SIGTERM kills.
     """
 
     def __init__(
         self,
         workers: Sequence[Worker],
         environ: Mapping[str, str],
+        received: deque[int],
         grace_seconds: float = GRACE_SECONDS,
         alone: bool = True,
     ) -> None:
         self.workers = workers
         self.environ = environ
+        self.received = received
         self.grace_seconds = grace_seconds
         self.alone = alone
         self.running: list[_Running] = []
-        self.received: deque[int] = deque()
         self.asked_to_stop = False  # by any signal but SIGUSR1, after which a run goes on
         self.interrupted = False  # by one of STOPPING: the next of these kills
         self.failure: Failure | None = None
@@ -89,9 +94,6 @@ class Supervisor:
         self.kill_at: float | None = None
 
     def run(self) -> int:
-        # What nohup or a shell has the launcher ignore stays ignored.
-        heard = [number for number in FORWARDED if signal.getsignal(number) is not signal.SIG_IGN]
-        before = {number: signal.signal(number, self.receive) for number in heard}
         _adopt_orphans()
         try:
             for worker in self.workers:
@@ -101,13 +103,7 @@ class Supervisor:
             self.watch()
         finally:
             self.end_all()
-            for number, handler in before.items():
-                signal.signal(number, handler)
         return self.exit_code()
-
-    def receive(self, number: int, _frame: FrameType | None) -> None:
-        """A signal handler only notes what came; the loop passes it on."""
-        self.received.append(number)
 
     def start(self, worker: Worker) -> _Running:
         terminal = self.alone and worker.rank == 0

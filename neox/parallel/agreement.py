@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from torch import distributed
 from torch.distributed import ProcessGroup
+
+from neox.parallel.meeting import ranks
 
 Result = TypeVar("Result")
 SECONDS_FOR_OTHERS = 3.0
@@ -40,10 +42,18 @@ def together(
     except (OSError, ValueError, RuntimeError) as error:
         outcome = None, str(error) or type(error).__name__
     outcomes = gather_objects(outcome, group)
-    complaints = [f"rank {rank}: {complaint}" for rank, (_, complaint) in enumerate(outcomes) if complaint is not None]
-    if complaints:
-        raise error_type("\n".join(sorted(set(complaints), key=complaints.index)))
+    if complaints := by_rank([complaint for _, complaint in outcomes]):
+        raise error_type(complaints)
     return [result for result, _ in outcomes]
+
+
+def by_rank(complaints: Sequence[str | None]) -> str:
+    """What the ranks complain of, in rank order: a line for each complaint, with the ranks that have it; empty where none has one."""
+    having: dict[str, list[int]] = {}
+    for rank, complaint in enumerate(complaints):
+        if complaint is not None:
+            having.setdefault(complaint, []).append(rank)
+    return "\n".join(f"rank {ranks(numbers)}: {complaint}" for complaint, numbers in having.items())
 
 
 def say_once(text: str) -> None:

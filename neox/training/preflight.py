@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from neox.checkpoint.layout import left_over_bytes
 from neox.config.errors import ConfigError
 from neox.config.sections import Config
 from neox.config.sizes import parameter_counts
@@ -60,8 +61,9 @@ def take_facts(config: Config, topology: Topology) -> Facts:
     """This process's own. Every rank calls this."""
     sees_save, free = True, None
     if config.checkpoint.save is not None:
-        sees_save = _sees_the_same(Path(config.checkpoint.save), topology)
-        free = shutil.disk_usage(config.checkpoint.save).free if sees_save else None
+        save = Path(config.checkpoint.save)
+        sees_save = _sees_the_same(save, topology)
+        free = shutil.disk_usage(save).free + left_over_bytes(save) if sees_save else None
     dist.barrier()
     return Facts(
         host=socket.gethostname(),

@@ -8,18 +8,20 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from neox.checkpoint import state as checkpoint
+from neox.checkpoint.alone import alone_in
 from neox.checkpoint.layout import CheckpointError
 from neox.checkpoint.newest import newest
 from neox.checkpoint.publish import Progress
 from neox.checkpoint.saver import Saver
-from neox.checkpoint.upload import Store, Uploader, local_checkpoints
+from neox.checkpoint.source import Source
+from neox.checkpoint.upload import Store, Uploader
 from neox.config.errors import ConfigError
 from neox.config.flat import flat_values, to_yaml
 from neox.config.sections import CheckpointConfig, Config
 from neox.config.shapes import tokens_per_sample
 from neox.config.sizes import flops_per_token, true_vocab_size
 from neox.data.batches import ahead, batches
-from neox.data.datasets import build_datasets
+from neox.data.datasets import build_datasets, orders
 from neox.data.files import write_durably
 from neox.data.fingerprint import Fact, changes, fingerprint
 from neox.monitor.gpus import peak_tflops
@@ -29,7 +31,7 @@ from neox.parallel import topology as parallel
 from neox.parallel.agreement import together
 from neox.parallel.seeding import seed_everything
 from neox.parallel.topology import Topology
-from neox.tokenizer.tokenizer import build_tokenizer
+from neox.tokenizer.tokenizer import Tokenizer, build_tokenizer
 from neox.training.engine import Engine
 from neox.training.evaluate import validation_means
 from neox.training.guard import Guard
@@ -56,6 +58,13 @@ def pretrain(config: Config) -> Outcome:
         watchdog.heard()
         preflight(config, vocab_size, topology)
         watchdog.off()
+    with alone_in(config.checkpoint.save, topology):
+        return _train(config, topology, signals, tokenizer, vocab_size)
+
+
+def _train(config: Config, topology: Topology, signals: Signals, tokenizer: Tokenizer, vocab_size: int) -> Outcome:
+    """Train, on machines that are fit for it, with a folder of checkpoints that is ours."""
+    run = config.run
     datasets = build_datasets(
         config.data,
         config.model.seq_length,
@@ -65,10 +74,14 @@ def pretrain(config: Config) -> Outcome:
         topology,
         config.model.train_impl,
     )
-    reference = read_reference(config, vocab_size, topology)
-    engine = Engine(config, topology, vocab_size, reference and reference.model)
-    data = data_fingerprint(config, topology) + ([reference.fact] if reference else [])
-    progress = replace(resume(engine, config.checkpoint, data, topology), data=[asdict(fact) for fact in data])
+    load = config.checkpoint.load
+    with Source("load", load, topology) if load else nullcontext() as source:
+        reference = read_reference(config, vocab_size, source, topology)
+        engine = Engine(config, topology, vocab_size, reference and reference.model)
+        data = data_fingerprint(config, topology) + orders(datasets.train) + ([reference.fact] if reference else [])
+        progress = replace(
+            resume(engine, config.checkpoint, source, data, topology), data=[asdict(fact) for fact in data]
+        )
     if progress.iteration >= config.batch.train_iters:
         _say(
             topology,
@@ -134,6 +147,8 @@ def pretrain(config: Config) -> Outcome:
                 signals=signals,
                 watchdog=watchdog,
             )
+        if outcome.interrupted and not outcome.saved:
+            _say(topology, "stopped by a signal; nothing was saved: the config has no save key")
         parallel.shutdown()
     finally:
         watchdog.off()
@@ -167,8 +182,10 @@ def data_fingerprint(config: Config, topology: Topology) -> list[Fact]:
     return together(lambda: take() if topology.is_main else [], ConfigError)[0]
 
 
-def resume(engine: Engine, config: CheckpointConfig, data: list[Fact], topology: Topology) -> Progress:
-    """Continue from `save` where it holds a checkpoint, else start from `load`, else from the beginning.
+def resume(
+    engine: Engine, config: CheckpointConfig, source: Source | None, data: list[Fact], topology: Topology
+) -> Progress:
+    """Continue from `save` where it holds a checkpoint, else start from `load`, which is the source, else from the beginning.
 
     Raises CheckpointError where checkpoints exist but none is good, or where `load` names a folder without any, and ConfigError
     where the run would go on with other data than before.
@@ -181,18 +198,10 @@ def resume(engine: Engine, config: CheckpointConfig, data: list[Fact], topology:
             _say(topology, f"resumed from {folder} at iteration {progress.iteration:,}")
             _check_data(progress, data, folder, config, topology)
             return progress
-    if config.load and Path(config.load) != Path(config.save or ""):
-        with local_checkpoints(config.load, topology) as checkpoints:
-            folder, warnings = newest(checkpoints, topology)
-            _say(topology, *warnings)
-            if folder is None:
-                raise CheckpointError(
-                    f"load: {config.load} holds no checkpoint; correct it, or remove the key to start anew"
-                )
-            progress = checkpoint.restore(engine.state, folder, weights_only=config.finetune)
-        name = f"{config.load} ({folder.name})" if "://" in config.load else folder
-        _say(topology, f"loaded {'the weights of ' if config.finetune else ''}{name}")
-        _check_data(progress, data, name, config, topology)
+    if source and not (config.save and Path(config.load).resolve() == Path(config.save).resolve()):
+        progress = checkpoint.restore(engine.state, source.checkpoint, weights_only=config.finetune)
+        _say(topology, f"loaded {'the weights of ' if config.finetune else ''}{source.name}")
+        _check_data(progress, data, source.name, config, topology)
         return progress
     return Progress()
 

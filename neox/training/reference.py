@@ -7,9 +7,8 @@ import json
 from dataclasses import dataclass
 
 from neox.checkpoint.layout import CheckpointError, read_manifest
-from neox.checkpoint.newest import newest
+from neox.checkpoint.source import Source
 from neox.checkpoint.tensors import StateReader
-from neox.checkpoint.upload import local_checkpoints
 from neox.checkpoint.weights import load_weights
 from neox.config.sections import Config
 from neox.config.shapes import has_reference
@@ -28,30 +27,29 @@ class Reference:
     fact: Fact  # which weights they are, so that a run that goes on has the same
 
 
-def read_reference(config: Config, vocab_size: int, topology: Topology) -> Reference | None:
+def read_reference(config: Config, vocab_size: int, source: Source | None, topology: Topology) -> Reference | None:
     """The reference of a run, None where it has none. Every rank calls this; all of them raise CheckpointError or ConfigError
-    together."""
+    together.
+
+    source: of `load`, which the rules ask for where there is a reference.
+    """
     if not has_reference(config.model):
         return None
-    with local_checkpoints(config.checkpoint.load, topology) as checkpoints:
-        if config.model.lora_rank is None:
-            model = GPT(
-                config.model,
-                vocab_size=vocab_size,
-                topology=topology,
-                sequence_parallel=config.parallel.sequence_parallel,
-            )
-            model.to(topology.device, DTYPES[config.precision.precision]).eval().requires_grad_(False)
-            folder, _ = load_weights(model, checkpoints, topology)
-        else:
-            model, (folder, _) = None, newest(checkpoints, topology)
-            if folder is None:
-                raise CheckpointError(f"load: {config.checkpoint.load} holds no checkpoint, which dpo compares with")
-            if any(map(is_adapter, StateReader(folder).weights)):
-                raise CheckpointError(
-                    f"load: {folder} has adapters, and dpo with lora_rank compares with the weights without any: export and import "
-                    "it (tools/convert_hf.py) to merge them"
-                )
-        files = json.dumps(read_manifest(folder)["files"], sort_keys=True)
-        digest = hashlib.sha256(files.encode()).hexdigest()
+    folder, model = source.checkpoint, None
+    if config.model.lora_rank is None:
+        model = GPT(
+            config.model,
+            vocab_size=vocab_size,
+            topology=topology,
+            sequence_parallel=config.parallel.sequence_parallel,
+        )
+        model.to(topology.device, DTYPES[config.precision.precision]).eval().requires_grad_(False)
+        load_weights(model, folder, topology)
+    elif any(map(is_adapter, StateReader(folder).weights)):
+        raise CheckpointError(
+            f"load: {source.name} has adapters, and dpo with lora_rank compares with the weights without any: export and import "
+            "it (tools/convert_hf.py) to merge them"
+        )
+    files = json.dumps(read_manifest(folder)["files"], sort_keys=True)
+    digest = hashlib.sha256(files.encode()).hexdigest()
     return Reference(model, Fact("reference (load)", f"SHA-256 of its files {digest[:SHOWN_DIGITS]}", folder.name))

@@ -1,5 +1,6 @@
 """Checkpoint folders: a complete one or none, and the newest good one is found."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,23 @@ def test_a_step_saved_again_replaces_the_old_one(tmp_path: Path) -> None:
     folder = make(tmp_path, 1, b"new")
     layout.verify(folder)
     assert (folder / "state.bin").read_bytes() == b"new"
+
+
+def test_a_folder_that_is_in_use_stays_for_the_next_time_and_stops_nobody(tmp_path: Path, monkeypatch) -> None:
+    """FAULTS 37: as on a network file system, where somebody still reads the old checkpoint."""
+
+    def busy(*_, **__) -> None:
+        raise OSError(16, "Device or resource busy")
+
+    make(tmp_path, 1, b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rmdir", busy)
+        make(tmp_path, 1, b"new")
+        make(tmp_path, 2)
+        assert layout.prune(tmp_path, 1) == ["global_step1"]
+    assert layout.candidates(tmp_path) == ([2], None)
+    make(tmp_path, 3)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["global_step2", "global_step3", "latest"]
 
 
 @pytest.mark.parametrize("suffix", ["", "/"])

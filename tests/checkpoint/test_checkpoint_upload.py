@@ -12,7 +12,8 @@ from support.runs import curve, run_rows
 
 from neox.checkpoint import layout, upload
 from neox.checkpoint.layout import CheckpointError, file_entry
-from neox.checkpoint.upload import Store, Uploader, local_checkpoints
+from neox.checkpoint.source import Source
+from neox.checkpoint.upload import Store, Uploader
 from neox.config.errors import ConfigError
 from neox.parallel.topology import alone
 
@@ -43,32 +44,32 @@ def make(save: Path, step: int) -> Path:
 def test_the_newest_checkpoint_comes_back(url: str, tmp_path: Path) -> None:
     for step in (1, 2):
         Store("checkpoint_upload", url).put(make(tmp_path / "save", step))
-    with local_checkpoints(url, alone()) as folder:
-        assert layout.candidates(folder) == ([2], None)
-        assert layout.verify(folder / "global_step2")["iteration"] == 2
-        assert (folder / "global_step2" / "state.bin").read_bytes() == b"weights" * 2
-    assert not folder.exists()
+    with Source("load", url, alone()) as source:
+        folder = source.checkpoint
+        assert layout.verify(folder)["iteration"] == 2
+        assert (folder / "state.bin").read_bytes() == b"weights" * 2
+    assert not folder.parent.exists()
 
 
 def test_a_place_without_a_checkpoint_is_an_error(url: str) -> None:
-    with pytest.raises(CheckpointError, match="holds no checkpoint"), local_checkpoints(url, alone()):
-        pass
+    with pytest.raises(CheckpointError, match="holds no checkpoint"), Source("load", url, alone()) as source:
+        _ = source.checkpoint
 
 
 def test_a_byte_that_changed_far_away_is_found(tmp_path: Path) -> None:
     url = f"file://{tmp_path}/far"
     Store("checkpoint_upload", url).put(make(tmp_path / "save", 2))
     (tmp_path / "far" / "global_step2" / "state.bin").write_bytes(b"weightz" * 2)
-    with pytest.raises(CheckpointError, match="state.bin: its SHA-256"), local_checkpoints(url, alone()):
-        pass
+    with pytest.raises(CheckpointError, match="state.bin: its SHA-256"), Source("load", url, alone()) as source:
+        _ = source.checkpoint
 
 
 @pytest.mark.parametrize("name", ["../../etc", "global_step", ""])
 def test_latest_cannot_lead_elsewhere(name: str, tmp_path: Path) -> None:
     (tmp_path / "far").mkdir()
     (tmp_path / "far" / "latest").write_text(name)
-    with pytest.raises(CheckpointError, match="is no checkpoint"), local_checkpoints(f"file://{tmp_path}/far", alone()):
-        pass
+    with pytest.raises(CheckpointError, match="is no checkpoint"):
+        Store("load", f"file://{tmp_path}/far").newest()
 
 
 def test_wrong_keys_are_told_without_showing_them(store: ObjectStore, monkeypatch, capsys, tmp_path: Path) -> None:
@@ -98,8 +99,7 @@ def test_a_store_that_is_away_for_a_while_gets_the_checkpoint(tmp_path: Path, mo
     with served.running():
         uploader.close()
         assert uploader.in_use() == set()
-        with local_checkpoints("s3://runs/late", alone()) as folder:
-            layout.verify(folder / "global_step1")
+        assert Store("load", "s3://runs/late").newest() == "global_step1"
 
 
 def test_while_one_is_copied_the_newest_waits(tmp_path: Path, monkeypatch, capsys) -> None:

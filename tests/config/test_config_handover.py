@@ -4,7 +4,7 @@ import pytest
 
 from neox.config.deepspeed import deepspeed_config
 from neox.config.errors import ConfigError
-from neox.config.handover import LONGEST_ARGUMENT, argument, config_from_argv, pack, unpack
+from neox.config.handover import FILE_NAME, LONGEST_ARGUMENT, argument, config_from_argv, pack, unpack
 from neox.config.read import config_from_values
 
 BASE = {
@@ -34,10 +34,11 @@ def test_round_trip():
 
 def test_a_long_configuration_goes_by_file(tmp_path):
     config = config_from_values(BASE)
-    assert argument(config, tmp_path) == pack(config)
+    assert argument(pack(config), tmp_path) == pack(config)
     paths = [f"/data/{index * 7919 % 1_000_003:06d}/{hash(str(index))}" for index in range(8_000)]
     long = config.model_copy(update={"data": config.data.model_copy(update={"train_data_paths": paths})})
-    text = argument(long, tmp_path)
+    (tmp_path / FILE_NAME).write_text(pack(long))
+    text = argument(pack(long), tmp_path)
     assert text.startswith("@")
     assert len(text) < 1000 < LONGEST_ARGUMENT < len(pack(long))
     assert unpack(text) == long

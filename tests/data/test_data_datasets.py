@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import re
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from neox.config.epochs import split_bounds
 from neox.config.errors import ConfigError
 from neox.config.sections import DataConfig, TokenizerConfig
-from neox.data.datasets import build_datasets
+from neox.data.datasets import build_datasets, orders
 from neox.data.samples import BLEND_FILES, GPTDataset, GPTDatasetConfig, TokenizerFacts, write_blending
 from neox.data.store import StoreWriter, read_lengths
 from neox.parallel.topology import Topology
@@ -162,6 +163,20 @@ def test_same_seed_same_order_other_seed_other_order(store):
     first = tokens(build(data_path=store).train)
     assert tokens(build(data_path=store).train) == first
     assert tokens(build(data_path=store, seed=8).train) != first
+
+
+@pytest.mark.parametrize("pack_impl", ["packed", "unpacked", "pack_until_overflow"])
+def test_the_order_is_told_apart_where_more_samples_change_it(store, tmp_path, pack_impl):
+    """A run that goes on for longer reads the same samples up to there, or its fingerprint differs."""
+    other = write(tmp_path / "other", [30, 40, 50])
+    runs = [
+        build((size, 0, 0), train_data_paths=[store, other], train_data_weights=[3, 1], pack_impl=pack_impl).train
+        for size in (10, 20, 40, 60, 80, 120)
+    ]
+    pairs = list(itertools.pairwise(runs))
+    same = [tokens(short) == tokens(long)[: len(short)] for short, long in pairs]
+    assert [orders(short) == orders(long) for short, long in pairs] == same
+    assert all(same) == (pack_impl != "packed")
 
 
 def test_other_data_at_the_same_path_are_not_read_with_the_old_index(store):

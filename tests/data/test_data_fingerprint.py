@@ -11,7 +11,7 @@ import numpy
 import pytest
 
 from neox.config.sections import DataConfig, TokenizerConfig
-from neox.data.fingerprint import Fact, changes, fingerprint
+from neox.data.fingerprint import ORDER, Fact, changes, fingerprint
 from neox.data.manifest import manifest
 from neox.data.store import StoreWriter
 
@@ -52,6 +52,16 @@ def test_moved_data_are_the_same_data(pair, tmp_path):
     assert changes(mix(pair), mix(moved)) == []
     Path(f"{moved[0]}.json").unlink()  # copied without its manifest: what is known agrees
     assert changes(mix(pair), mix(moved)) == changes(mix(moved), mix(pair)) == []
+
+
+def test_the_order_counts_where_both_sides_know_it_and_all_else_is_the_same(pair):
+    first, second = Fact(ORDER, "1 epoch, shuffled as 1", "a"), Fact(ORDER, "2 epochs, shuffled as 2", "a")
+    assert changes([*mix(pair), first], [*mix(pair), second]) == [f"- {first}", f"+ {second}"]
+    assert changes(mix(pair), [*mix(pair), second]) == []
+    assert changes([*facts(seed=1, data_path=pair[0]), first], [*facts(seed=2, data_path=pair[0]), second]) == [
+        "- seed: 1",
+        "+ seed: 2",
+    ]
 
 
 def test_it_survives_json(pair):

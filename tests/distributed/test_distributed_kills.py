@@ -72,6 +72,7 @@ def live_and_die(folder: Path, data: Path, processes: int, lives: dict[str, tupl
         timeout=3000,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "once more" not in done.stderr, "what the life before has left is in the way of a save"
     expected, final = curve(folder / "straight", *METRICS), weights(folder / "straight", STEPS)
     for name in lives:
         assert curve(folder / name, *METRICS) == expected, f"{name}: other losses"

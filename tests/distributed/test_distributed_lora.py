@@ -9,6 +9,7 @@ from support.runs import assert_same_curve, curve, run_rows, weights
 from transformers import AutoModelForCausalLM
 
 from neox.checkpoint.layout import CheckpointError
+from neox.checkpoint.newest import newest
 from neox.checkpoint.tensors import StateReader, check_names
 from neox.checkpoint.weights import load_weights
 from neox.config.read import read_config
@@ -103,7 +104,7 @@ def test_an_export_is_merged(root: Path, tmp_path: Path) -> None:
     """Logits of the adapted model, as generation loads it, are those of the folder that transformers loads."""
     config = read_config([root / "straight" / "config.yml"]).config
     gpt = GPT(config.model, vocab_size=512, topology=topology_of())
-    load_weights(gpt, root / "straight" / "checkpoints", topology_of())
+    load_weights(gpt, newest(root / "straight" / "checkpoints", topology_of())[0], topology_of())
     export_folder(root / "straight" / "checkpoints", tmp_path / "theirs")
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "theirs", attn_implementation="eager").eval()
     tokens = torch.randint(512, (2, 24), generator=torch.Generator().manual_seed(3))

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from support.runs import assert_same_curve, curve, run_rows
 
+from neox.checkpoint.tensors import StateReader
+
 LAYOUTS = {  # name: processes, and keys
     "one": (1, {}),
     "dp2-zero0": (2, {"zero_optimization": {"stage": 0}}),
@@ -14,8 +16,8 @@ LAYOUTS = {  # name: processes, and keys
     "tp2": (2, {"model_parallel_size": 2}),
     "pp2": (2, {"pipe_parallel_size": 2, "gradient_accumulation_steps": 4}),
 }
-# muP gives the optimizer groups with rates of their own
-GROUPS = {"use_mup": True, "mup_base_hidden_size": 32, "mup_base_num_attention_heads": 4}
+# muP gives the optimizer groups with rates of their own; with as many norms as rmsnorm has, ZeRO cuts a weight in two
+GROUPS = {"use_mup": True, "mup_base_hidden_size": 32, "mup_base_num_attention_heads": 4, "norm": "rmsnorm"}
 # each layout is left and entered; make test-long runs the other pairs too
 ALWAYS = {
     ("one", "dp2-zero3"),
@@ -59,7 +61,10 @@ def root(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     starts = {name: keys(name, exit_interval=2) for name in LAYOUTS}
     run_rows(root, char_data, {"straight": keys("one"), "one": starts.pop("one")})
     run_rows(root, char_data, {**starts, **moves(2)})
-    run_rows(root, char_data, moves(1))
+    if entering_one := moves(1):
+        run_rows(root, char_data, entering_one)
+    halves = StateReader(root / "dp2-zero1" / "checkpoints" / "global_step2").weights.values()
+    assert any(piece.start for weight in halves for piece in weight.pieces), "a weight is cut in two"
     return root
 
 

@@ -9,6 +9,7 @@ import pytest
 from support.runs import TINY, assert_same_curve, curve, run, run_rows, write_config
 
 from neox.checkpoint.layout import CheckpointError
+from neox.checkpoint.source import Source
 from neox.config.read import config_from_values
 from neox.config.sections import TokenizerConfig
 from neox.data.reading import NO_LABEL
@@ -140,4 +141,5 @@ def test_adapters_are_no_reference(root: Path) -> None:
     with pytest.raises(
         CheckpointError, match="global_step4 has adapters, and dpo with lora_rank compares with the weights"
     ):
-        read_reference(config_from_values(keys | {"num_gpus": 1}), 512, alone())
+        config = config_from_values(keys | {"num_gpus": 1})
+        read_reference(config, 512, Source("load", config.checkpoint.load, alone()), alone())

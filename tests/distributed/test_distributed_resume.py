@@ -132,22 +132,26 @@ def test_a_save_that_fails_behind_trainings_back_ends_the_run(char_data: Path, t
     """FAULTS 9: both tries of the second save fail, on the rank that publishes; the others hear of it."""
     config = write_config(tmp_path, char_data, **SIX_STEPS, checkpoint_asynchronous=True)
     output = run("train.py", config, expect=1, **FAULTS, NEOX_FAULT="before_manifest:full:2,3")
-    assert "error: rank 0: [Errno 28] No space left on device" in output and "Traceback" not in output
+    what = f"{tmp_path}/checkpoints: step 4 cannot be saved: rank 0: [Errno 28] No space left on device"
+    assert f"error: save: {what}" in output and "Traceback" not in output
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["global_step2", "latest"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_exits_75(number, char_data: Path, tmp_path: Path) -> None:
-    """FAULTS 11."""
+    """FAULTS 11. A Ctrl-C ends `| tee` too: nobody reads what is printed from then on."""
     config = write_config(tmp_path, char_data, **{**SIX_STEPS, "checkpoint_factor": 100})
     # the run has many steps while it is asked to stop, and its own number of them afterwards
     process = start("train.py", config, "--set", "train_iters=100000", "lr_decay_iters=6")
     wait_for_steps(tmp_path, 2)
+    if number == signal.SIGINT:
+        process.stdout.close()
     process.send_signal(number)
     finish(process, expect=75)
     saved = layout.steps(tmp_path / "checkpoints")[0]
     assert saved >= 2
-    output = run("train.py", config, "--set", f"train_iters={saved + 2}", "lr_decay_iters=6")
+    longer = [f"train_iters={saved + 2}", "lr_decay_iters=6", "allow_data_change=true"]  # fewer epochs: another order
+    output = run("train.py", config, "--set", *longer)
     assert f"at iteration {saved}" in output
     assert len(curve(tmp_path, "train/lm_loss")) == saved + 2
 
@@ -190,6 +194,9 @@ def test_other_data_are_refused_before_the_first_step_with_what_changed(char_dat
     changed = ["- seed: 1234", "+ seed: 7", "- split: 90,10,0", "+ split: 80,20,0"]
     assert [line for line in output.splitlines() if line.startswith(("- ", "+ "))] == changed
     assert len(curve(tmp_path, "train/lm_loss")) == 2
+    output = run("train.py", config, "--set", "train_iters=1000", expect=2)
+    assert "- order of the samples (train_iters x train_batch_size): harbour_text_document, 1 epoch, " in output
+    assert "+ order of the samples (train_iters x train_batch_size): harbour_text_document, 7 epochs, " in output
     output = run("train.py", config, "--set", *other, "allow_data_change=true")
     assert "not those of the checkpoint" in output and "at iteration 2" in output
     assert len(curve(tmp_path, "train/lm_loss")) == 3

@@ -26,7 +26,7 @@ def launch(tmp_path, capfd):
             ending.tell()
         (tmp_path / "output").write_text(capfd.readouterr().out)
         argv = ["sh", "-c", f"echo x >> {tmp_path}/starts; cat {tmp_path}/output; exit {code}"]
-        exit_code = run_on_hosts(argv, Orders(tmp_path / "orders" / "file"), max_restarts, environ={})
+        exit_code = run_on_hosts(argv, Orders(tmp_path / "orders" / "file"), "", max_restarts, environ={})
         captured = capfd.readouterr()
         return exit_code, captured.out + captured.err
 
@@ -76,7 +76,7 @@ def test_an_agent_that_its_cluster_ends_removes_the_orders_of_a_launcher_that_is
     """FAULTS 15: Slurm tells an agent by a signal, before its input ends."""
     (tmp_path / "wait.py").write_text("import time\nprint('waiting', flush=True)\ntime.sleep(100)\n")
     orders = Orders(tmp_path / ".neox-here-1" / "orders")
-    orders.open({})
+    orders.open({}, "")
     place = ["--folder", tmp_path, "--orders", orders.path, "--slots", "0", "--node-rank", "0"]
     meeting = ["--master-addr", "127.0.0.1", "--master-port", "29500"]
     agent = subprocess.Popen(

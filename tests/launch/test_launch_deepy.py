@@ -2,12 +2,17 @@
 
 import json
 import os
+import random
+import re
+import string
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+
+import deepy as deepy_module
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = {
@@ -159,6 +164,30 @@ def test_a_run(folder, code, expected):
         assert "key False canary" in done.stdout
         assert "[rank 1] rank 1 of 2 layers 4 2\n" in done.stdout
     assert "2 processes = 1 tensor x 1 pipeline x 2 data" in done.stderr, "the plan goes to stderr"
+
+
+def test_a_configuration_that_is_too_long_for_an_argument_lies_where_all_hosts_see_it(folder):
+    """As that of thousands of data sets; `srun` shows what the agents would find."""
+    srun = folder / "srun"
+    srun.write_text('#!/bin/sh\nfor word; do case "$word" in @*) wc -c "${word#@}";; esac; done\n')
+    srun.chmod(0o755)
+    words = "".join(random.Random(7).choices(string.ascii_letters, k=200_000))
+    (folder / "long.yml").write_text(f"deepspeed_extra_args: {{note: {words}}}")
+    keys = ["--set", "launcher=slurm", "num_nodes=2", "num_gpus=1"]
+    done = deepy(folder, "script.py", "a", "long", *keys, PATH=f"{folder}:{os.environ['PATH']}")
+    assert re.search(rf"^\d{{6}} {folder}/\.neox-[^/]*/config.packed$", done.stdout, re.MULTILINE), done.stderr
+    assert not list(folder.glob(".neox-*"))
+
+
+def test_what_a_killed_save_left_counts_as_free(folder, monkeypatch, capsys):
+    """It is swept away before the next save: a disk that it has filled does not keep the run from starting again."""
+    half = folder / "save" / ".tmp-global_step2" / "state"
+    half.parent.mkdir(parents=True)
+    half.write_bytes(b"x" * 2**20)
+    monkeypatch.setattr(deepy_module, "free_bytes", lambda _: 0)
+    monkeypatch.chdir(folder)
+    assert deepy_module.main(["train.py", "a.yml", "--dry-run", "--json", "--set", "save=save"]) == 0
+    assert 2**20 <= json.loads(capsys.readouterr().out)["checkpoint"]["free_disk_bytes"] < 2**21
 
 
 def test_no_torch_on_the_launch_node(folder):

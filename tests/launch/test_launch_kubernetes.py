@@ -16,7 +16,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from support.clusters import Hosts, hosts
-from support.runs import ROOT, curve, write_config
+from support.runs import ROOT, curve, run, write_config
 
 from neox.checkpoint.layout import steps
 
@@ -116,3 +116,20 @@ def test_pods_train_survive_the_loss_of_one_save_when_the_job_is_deleted_and_end
     output = (tmp_path / "pods.log").read_text()
     assert f"at iteration {saved}" in output
     assert len(curve(tmp_path, "train/lm_loss")) == 150
+
+
+@pytest.mark.long
+def test_pods_go_on_after_the_loss_of_the_one_that_they_meet_at(tmp_path, char_data):
+    """FAULTS 16: with pod 0 goes what torchrun's agents meet by; the other one fails too, and the Job starts both again."""
+    keys = {"train_iters": 60, "checkpoint_factor": 10, "eval_interval": 1000}
+    config, checkpoints = write_config(tmp_path, char_data, **keys), tmp_path / "checkpoints"
+    with hosts(tmp_path / "machines") as machines:
+        job = Job(machines, tmp_path, CONFIG=str(config), GPUS="1")
+        job.wait_for(lambda: steps(checkpoints))
+        job.pods[0].kill()
+        job.wait_for(lambda: [pod.poll() for pod in job.pods] == [0, 0])
+        assert job.failures >= 2
+    assert re.search(r"resumed from .* at iteration [1-5]0$", (tmp_path / "pods.log").read_text(), re.MULTILINE)
+    run("train.py", write_config(tmp_path / "straight", char_data, num_gpus=2, **keys))
+    metrics = ("train/lm_loss", "train/grad_norm", "train/consumed_tokens")
+    assert curve(tmp_path, *metrics) == curve(tmp_path / "straight", *metrics)

@@ -347,6 +347,18 @@ def test_a_run_that_saved_on_demand_starts_again_after_a_failure(launch, tmp_pat
     assert launcher.wait(10) == 0
 
 
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_between_two_starts_ends_the_run_in_order(launch, tmp_path, name):
+    launcher = launch(LIVES + "sys.exit(1)", count=1, restarts=3)
+    while "restart 1 of 3" not in launcher.stderr.readline():
+        pass
+    launcher.send_signal(signal.Signals[name])
+    _, errors = launcher.communicate(timeout=5)
+    assert launcher.returncode == 1
+    assert errors == "stopped by a signal: not started again\n"
+    assert (tmp_path / "lives.0").read_text() == "x"
+
+
 def test_a_run_that_was_told_to_stop_does_not_start_again(launch, tmp_path):
     launcher = launch(LIVES + "on(signal.SIGTERM, 1); ready_and_wait()", restarts=3)
     wait_ready(tmp_path)

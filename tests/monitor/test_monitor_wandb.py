@@ -107,6 +107,7 @@ def test_without_a_key_the_run_is_recorded_and_the_sync_command_said(tmp_path):
     assert run["run_id"] == output.rsplit("RUN ", 1)[1].strip()
     assert {"iteration", "*"} <= {m.get("name") or m["glob_name"] for m in records(run_folder, "metric")}
     assert run["config"]["update"]["hidden_size"] == 64
+    assert "is offline (no key: set WANDB_API_KEY or run `wandb login`)" in output
     assert output.count("wandb sync") == 1
     command = next(line for line in output.splitlines() if "wandb sync" in line).split("To upload this run: ")[1]
     assert tmp_path / shlex.split(command)[-1] == run_folder

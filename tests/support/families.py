@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from neox.checkpoint.newest import newest
 from neox.checkpoint.weights import load_weights
 from neox.config.sections import ModelConfig
 from neox.model.gpt import GPT
@@ -72,7 +73,7 @@ def loaded(folder: Path) -> GPT:
     values = yaml.safe_load((folder / "config.yml").read_text())
     model = ModelConfig(**{key: values[key] for key in ModelConfig.model_fields if key in values})
     gpt = GPT(model, vocab_size=model.vocab_size, topology=topology_of())
-    load_weights(gpt, folder, topology_of())
+    load_weights(gpt, newest(folder, topology_of())[0], topology_of())
     return gpt.eval()
 
 

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from neox.config.errors import ConfigError
 from neox.config.gpus import Gpu
-from neox.config.handover import argument
+from neox.config.handover import pack
 from neox.config.read import config_from_values
 from neox.config.sections import Config
 from neox.config.sizes import flops_per_token
@@ -128,15 +128,7 @@ def _run(case: Case, steps: int) -> dict[str, Any]:
         results, workers = [Path(name) / f"{run}.json" for run in range(runs)], []
         for result in results:
             node = Node(0, tuple(range(processes)), processes, LOCAL_ADDRESS, free_port(None))
-            argv = [
-                str(SCRIPT),
-                "--config",
-                argument(config, Path(name)),
-                "--result",
-                str(result),
-                "--steps",
-                str(steps),
-            ]
+            argv = [str(SCRIPT), "--config", pack(config), "--result", str(result), "--steps", str(steps)]
             workers += node_workers(node, argv, root=str(ROOT), environ=environment, cores=usable_cores(), devices=0)
         if supervise(workers, environment) != 0:
             raise ConfigError("a run of the benchmark failed; its last lines are above")
