@@ -1,5 +1,7 @@
 """One failing case for each rule between keys, and the surroundings of a run."""
 
+import hashlib
+import json
 import os
 
 import pytest
@@ -511,13 +513,18 @@ def test_a_checkpoint_of_another_shape_is_told_before_the_start(folder):
     keys = {**CHARACTERS, "data_path": "d", "save": "s"}
     (folder / "s/global_step9").mkdir(parents=True)
     (folder / "s/global_step10").mkdir()
-    (folder / "s/global_step10/config.yml").write_text("num_layers: 4\nhidden_size: 64\nnum_attention_heads: 8\n")
+    text = b"num_layers: 4\nhidden_size: 64\nnum_attention_heads: 8\n"
+    files = {"config.yml": [len(text), hashlib.sha256(text).hexdigest()]}
+    (folder / "s/global_step10/manifest.json").write_text(json.dumps({"files": files}))
+    (folder / "s/global_step10/config.yml").write_bytes(text)
     (complaint,) = refusals(keys)
     assert complaint.endswith(
         "save: s/global_step10 is of another model: num_attention_heads is 8 there and 4 here; give another folder, or the keys of "
         "that model"
     )
     around({**keys, "num_attention_heads": 8})
+    (folder / "s/global_step10/config.yml").write_bytes(text.replace(b"8", b"9"))
+    around(keys)  # damaged: the run passes over it
 
 
 def test_load_is_not_asked_where_save_has_a_checkpoint(folder):
