@@ -1,6 +1,10 @@
 """Generate text from a checkpoint: started by `python deepy.py generate.py CONFIG...`."""
 
+import signal
 import sys
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the run hears it, Ctrl-C ends this in silence: it may come within an import
 
 from neox.checkpoint.layout import CheckpointError
 from neox.config.errors import ConfigError

@@ -6,6 +6,7 @@ from pathlib import Path
 import hypothesis
 import numpy
 import pytest
+import torch
 
 from neox.config.sections import TokenizerConfig
 from neox.data.store import StoreWriter, token_dtype
@@ -18,8 +19,9 @@ PROSE = (
 
 
 def pytest_configure() -> None:
-    """No example is timed: machines are shared. And what this process is started from may ignore signals that the launched
-    processes are to hear."""
+    """No example is timed, and torch has one thread: machines are shared, by the tests themselves too. What this process is started
+    from may ignore signals that the launched processes are to hear."""
+    torch.set_num_threads(1)
     hypothesis.settings.register_profile("untimed", deadline=None)
     hypothesis.settings.load_profile("untimed")
     signal.signal(signal.SIGINT, signal.default_int_handler)

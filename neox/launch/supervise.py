@@ -173,7 +173,8 @@ class Supervisor:
         elif not self.refused:  # one that refuses says why itself
             lines = _last_lines(running)
             self.failure = Failure(_cause(running, code), socket.gethostname(), tuple(lines))
-            print_line(f"{self.failure.cause}: ending the other processes")
+            others = ": ending the other processes" if len(self.running) > 1 else ""
+            print_line(f"{self.failure.cause}{others}")
             if lines:
                 print_line("\n    ".join([f"last lines of rank {running.worker.rank}:", *lines]))
         self.kill_at = time.monotonic() + self.grace_seconds

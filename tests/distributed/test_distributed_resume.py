@@ -156,6 +156,16 @@ def test_a_signal_saves_and_exits_75(number, char_data: Path, tmp_path: Path) ->
     assert len(curve(tmp_path, "train/lm_loss")) == saved + 2
 
 
+def test_ctrl_c_before_a_run_hears_it_is_no_traceback(char_data: Path, tmp_path: Path) -> None:
+    process = start("train.py", write_config(tmp_path, char_data, **SIX_STEPS))
+    process.stdout.readline()  # of the plan, after which the processes start and import
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    output = finish(process, expect=1)
+    assert "was ended by SIGINT before it had saved" in output
+    assert "Traceback" not in output and "KeyboardInterrupt" not in output
+
+
 def wait_for_steps(folder: Path, steps: int) -> None:
     path = folder / "logs" / "metrics.jsonl"
     for _ in range(1200):

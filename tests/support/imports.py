@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from neox.checkpoint.saver import Saver
+from neox.checkpoint.source import Source
 from neox.config.flat import to_yaml
 from neox.config.read import config_from_values
 from neox.config.sections import CheckpointConfig
@@ -32,7 +33,8 @@ def first_losses(topology: Topology, *, rows: list[tuple[Path, Path]]) -> list[f
         }
         config = config_from_values(values)
         engine = Engine(config, topology, config.model.vocab_size)
-        progress = resume(engine, config.checkpoint, [], topology)
+        with Source("load", config.checkpoint.load, topology) as source:
+            progress = resume(engine, config.checkpoint, source, [], topology)
         section = CheckpointConfig(save=str(save))
         Saver(engine.state, section, to_yaml(config), on_failure=lambda: None, uploader=None).save(progress)
         halves = (half for batch in samples() for half in _halved(batch))
