@@ -5,9 +5,8 @@ import signal
 import sys
 
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # until the run hears it, Ctrl-C ends this in silence: it may come within an import
+    # until the run hears it, Ctrl-C ends this in silence: it may come within an import
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from neox.checkpoint.layout import CheckpointError
 from neox.config.errors import ConfigError
