@@ -25,7 +25,7 @@ MODES = {
     "zero3": {"zero_optimization": {"stage": 3}},
     "pipeline": {"pipe_parallel_size": 2, "zero_optimization": {"stage": 1}, "gradient_accumulation_steps": 2},
 }
-SELDOM = {"bf16-zero0", "bf16-tensor", "zero2", "zero3"}  # make test-long
+SELDOM = {"fp32-zero0", "bf16-zero0", "bf16-tensor", "zero2", "zero3"}  # make test-long
 
 
 def same_run(folder: Path, straight: Path) -> bool:
@@ -137,7 +137,7 @@ def test_a_save_that_fails_behind_trainings_back_ends_the_run(char_data: Path, t
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["global_step2", "latest"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.long), signal.SIGINT])
 def test_a_signal_saves_and_exits_75(number, char_data: Path, tmp_path: Path) -> None:
     """FAULTS 11. A Ctrl-C ends `| tee` too: nobody reads what is printed from then on."""
     config = write_config(tmp_path, char_data, **{**SIX_STEPS, "checkpoint_factor": 100})
