@@ -37,8 +37,8 @@ def missing_data(config: Any, prefix: str, missing: list[str]) -> str:
         made = f"{path.with_suffix('')}_text_document"
         return f"{path} holds no tokens; make them with: {_preprocess(config, made, prefix)}; and give {made}"
     # the user gave what --output-prefix was
-    for index in sorted(path.parent.glob(f"{escape(path.name)}_*document.idx")):
-        return f"{absent}; did you mean {index.with_suffix('')}?"
+    if tokenized := sorted(path.parent.glob(f"{escape(path.name)}_*document.idx")):
+        return f"{absent}; did you mean {tokenized[0].with_suffix('')}?"
     mend = of_our_folder(missing[0]) or f"make them with: {_preprocess(config, prefix, 'FILE')}"
     return f"{absent}; {mend}"
 

@@ -19,11 +19,11 @@ from collections.abc import Mapping, Sequence
 
 from neox.config.errors import ConfigError
 from neox.launch.argv import forwarded
-from neox.launch.heard import STOPPING, heard
+from neox.launch.heard import POLL_SECONDS, STOPPING, heard
 from neox.launch.node import Ending
 from neox.launch.orders import Orders
 from neox.launch.restarts import DONE, FAILED, REFUSED, STOPPED, Failure, with_restarts
-from neox.launch.supervise import GRACE_SECONDS, POLL_SECONDS, die_with, print_line
+from neox.launch.supervise import GRACE_SECONDS, die_with, print_line
 
 
 def check_installed(program: str) -> None:

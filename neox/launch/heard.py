@@ -10,6 +10,7 @@ from contextlib import contextmanager
 STOPPING = (signal.SIGINT, signal.SIGTERM)  # the second of these kills
 ENDING = frozenset((*STOPPING, signal.SIGHUP))
 FORWARDED = (*ENDING, signal.SIGUSR1)
+POLL_SECONDS = 0.05  # between two looks for them, and at processes
 
 
 @contextmanager

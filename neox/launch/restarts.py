@@ -7,12 +7,11 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
 
-from neox.launch.heard import ENDING
+from neox.launch.heard import ENDING, POLL_SECONDS
 
 DONE, FAILED, STOPPED = 0, 1, 75  # STOPPED: saved after a signal; start again to go on
 REFUSED = 2  # the input or the machines are not right for the run: to start again would not help
 LONGEST_PAUSE_SECONDS = 60.0
-POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)

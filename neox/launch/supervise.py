@@ -22,10 +22,9 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from neox.launch.argv import Worker
-from neox.launch.heard import STOPPING, heard
+from neox.launch.heard import POLL_SECONDS, STOPPING, heard
 from neox.launch.restarts import DONE, FAILED, REFUSED, STOPPED, Failure, with_restarts
 
-POLL_SECONDS = 0.05
 GRACE_SECONDS = 10.0  # between SIGTERM and SIGKILL once a process has failed
 LEFTOVER_SECONDS = 5.0  # for what the workers themselves started
 LAST_LINES = 15
