@@ -583,7 +583,17 @@ class MonitorConfig(Section):
     peak_theoretical_tflops: PositiveFloat | None = Field(
         None, description="peak of one GPU in TFLOP/s, for the utilization; known GPUs need none"
     )
-    wall_clock_breakdown: bool = Field(False, description="time the parts of a step (timers/*)")
+    wall_clock_breakdown: bool = Field(
+        False,
+        description="time the parts of a step: the metrics timers/data, forward, backward, optimizer, transfer, in seconds",
+    )
+    profile: bool = Field(
+        False,
+        description="record some steps with torch's profiler: a trace of every process in log_dir/profile, a table of where the "
+        "time went, and timers/*",
+    )
+    profile_step_start: PositiveInt = Field(10, description="first step that profile records")
+    profile_step_stop: PositiveInt = Field(12, description="first step that profile does not record any more")
 
 
 class EvaluationConfig(Section):

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import repeat
 from types import SimpleNamespace
 
 import deepspeed
 from deepspeed.pipe import LayerSpec as StageLayer
 from deepspeed.pipe import PipelineModule, TiedLayerSpec
+from deepspeed.runtime.pipe import schedule
+from deepspeed.runtime.pipe.engine import PipelineEngine
 from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
@@ -27,12 +29,27 @@ from neox.model.embedding import Embedding
 from neox.model.gpt import LayerSpec, has_dropout, layer_specs
 from neox.model.initializers import initialize_weights
 from neox.model.loss import cross_entropy
+from neox.monitor.timers import Timers
 from neox.parallel.topology import Topology
 
 # between CPU ranks DeepSpeed would compile an all-reduce of its own, for minutes at the first start; gloo serves
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 _TIE = "embedding"
+
+# the parts of a step, by what a schedule has a stage do; to transfer is to wait for another stage too
+_PARTS = {
+    schedule.LoadMicroBatch: "data",
+    schedule.ForwardPass: "forward",
+    schedule.BackwardPass: "backward",
+    schedule.ReduceGrads: "backward",
+    schedule.ReduceTiedGrads: "backward",
+    schedule.OptimizerStep: "optimizer",
+    schedule.SendActivation: "transfer",
+    schedule.RecvActivation: "transfer",
+    schedule.SendGrad: "transfer",
+    schedule.RecvGrad: "transfer",
+}
 
 
 class Stage(PipelineModule):
@@ -127,3 +144,16 @@ def _stage_layer(spec: LayerSpec) -> StageLayer:
         return StageLayer(spec.module, **spec.arguments)
     tied_weights = ["word_embeddings.weight"]
     return TiedLayerSpec(_TIE, spec.module, forward_fn=spec.forward, tied_weight_attr=tied_weights, **spec.arguments)
+
+
+def time_instructions(engine: PipelineEngine, timers: Timers) -> None:
+    """Have the engine count what it does as parts of a step."""
+
+    def timed(part: str, execute: Callable[..., None]) -> Callable[..., None]:
+        def run(engine: PipelineEngine, **arguments) -> None:
+            with timers.part(part):
+                execute(engine, **arguments)
+
+        return run
+
+    engine._INSTRUCTION_MAP = {kind: timed(_PARTS[kind], execute) for kind, execute in engine._INSTRUCTION_MAP.items()}

@@ -30,6 +30,7 @@ from neox.model.compiled import compile_blocks
 from neox.model.documents import Documents
 from neox.model.dtypes import DTYPES
 from neox.model.gpt import GPT
+from neox.monitor.timers import Timers
 from neox.parallel.mpu import MpuAdapter
 from neox.parallel.topology import Topology
 from neox.training.experts import announce_experts
@@ -64,6 +65,7 @@ class Engine:
         """reference: a frozen copy of the weights that the run begins with, for the objective that compares with it."""
         self.device = topology.device
         self.synchronous = topology.device.type == "cpu"  # reading a result costs nothing
+        self.timers = Timers(topology.device, config.monitor.wall_clock_breakdown or config.monitor.profile)
         self._topology = topology
         self._accumulation = config.batch.gradient_accumulation_steps
         self._scaled = config.precision.precision == "fp16"
@@ -121,6 +123,8 @@ class Engine:
         }
         self.state = TrainingState(names, self._engine.optimizer, topology)
         self._ask_before_updates()
+        if self._pipelined:
+            pipeline.time_instructions(self._engine, self.timers)
 
     def train_step(
         self,
@@ -136,7 +140,13 @@ class Engine:
         self._admits, self._admitted = admits, None
         self._engine.train()
         set_learning_rate(self._engine.optimizer, learning_rate)
-        micro_batches = self._weighted(batches)
+        with self.timers.step():
+            return self._train_step(batches)
+
+    def _train_step(self, batches: Iterator[Batch]) -> StepResult:
+        part = self.timers.part
+        with part("data"):
+            micro_batches = self._weighted(batches)
         measures: dict[str, torch.Tensor] = {}
         if self._pipelined:
             loss = self._engine.train_batch(self._piped(micro_batches)).detach()
@@ -145,7 +155,8 @@ class Engine:
             measured = []
             for micro_batch in micro_batches:
                 auxiliary: list[torch.Tensor] = []
-                micro_loss, micro_measures = self._objective(self._engine, micro_batch, auxiliary)
+                with part("forward"):
+                    micro_loss, micro_measures = self._objective(self._engine, micro_batch, auxiliary)
                 loss += micro_loss.detach() / self._accumulation
                 measured.append(micro_measures)
                 if self._balances:
@@ -153,16 +164,17 @@ class Engine:
                     micro_measures["moe_auxiliary_loss"] = imbalance.detach()
                     micro_loss = micro_loss + self._balancing * imbalance
                 scale = self._engine.optimizer.loss_scale if self._owns_scale else 1
-                self._engine.backward(micro_loss * scale)
-                if self._owns_norm and self._engine.is_gradient_accumulation_boundary():
-                    trained = (weight for weight in self._engine.module.parameters() if weight.requires_grad)
-                    grad_norm = global_norm(((weight, weight.grad) for weight in trained), self._topology)
-                    self._engine.optimizer.grad_scale = divisor(grad_norm, self._clip)
-                    self._engine.optimizer._global_grad_norm = grad_norm  # where DeepSpeed's own keep theirs
-                self._engine.step()
+                with part("backward"):
+                    self._engine.backward(micro_loss * scale)
+                with part("optimizer"):
+                    if self._owns_norm and self._engine.is_gradient_accumulation_boundary():
+                        self._set_norm()
+                    self._engine.step()
             loss, measures = self._mean_over_replicas(loss), self._means(measured)
-        if admits is not None and self._admitted is None:  # DeepSpeed left the update out before the question came
-            admits(float(loss), None if self._scaled else math.inf)
+        if (
+            self._admits is not None and self._admitted is None
+        ):  # DeepSpeed left the update out before the question came
+            self._admits(float(loss), None if self._scaled else math.inf)
         return StepResult(
             loss=loss,
             measures=measures,
@@ -170,6 +182,13 @@ class Engine:
             skipped=not self._engine.was_step_applied(),
             loss_scale=float(self._engine.optimizer.loss_scale) if self._scaled else None,
         )
+
+    def _set_norm(self) -> None:
+        """Find the norm of the gradients where DeepSpeed does not, and have the update clip by it."""
+        trained = (weight for weight in self._engine.module.parameters() if weight.requires_grad)
+        grad_norm = global_norm(((weight, weight.grad) for weight in trained), self._topology)
+        self._engine.optimizer.grad_scale = divisor(grad_norm, self._clip)
+        self._engine.optimizer._global_grad_norm = grad_norm  # where DeepSpeed's own keep theirs
 
     @torch.no_grad()
     def eval_step(self, batches: Iterator[Batch]) -> dict[str, torch.Tensor]:

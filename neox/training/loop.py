@@ -14,6 +14,7 @@ from neox.monitor.metrics import Throughput, memory_metrics, training_metrics
 from neox.monitor.reporters import Reporters
 from neox.training.engine import Engine, StepResult
 from neox.training.guard import Guard, NonFiniteLoss, unusable
+from neox.training.profile import Profile
 from neox.training.schedule import learning_rate
 from neox.training.signals import Signals
 from neox.training.watchdog import Watchdog
@@ -40,13 +41,14 @@ def train(
     progress: Progress,
     reporters: Reporters,
     throughput: Throughput,
+    profile: Profile | None,
     signals: Signals,
     watchdog: Watchdog,
 ) -> Outcome:
     """Train until `train_iters`, or until a signal or `exit_interval` ends the run before.
 
     `evaluate` gives the metrics of a validation, `save` publishes a checkpoint, `guard` judges every step before its update; each is None
-    where the run has none. `rollback` restores the newest checkpoint. `signals` may ask for a checkpoint, or for the end after
+    where the run has none. `rollback` restores the newest checkpoint, `profile` records steps. `signals` may ask for a checkpoint, or for the end after
     one. Raises NonFiniteLoss. Every rank calls this.
     """
     last = config.batch.train_iters
@@ -59,6 +61,9 @@ def train(
 
     while progress.iteration < last and not leaving:
         watchdog.heard()
+        if profile:
+            with throughput.paused():
+                profile.before(progress.iteration + 1)
         rate = learning_rate(config.optimization, progress.iteration)
         result = engine.train_step(batches, rate, guard.admits if guard else None)
         progress = advance(progress, config)
@@ -88,7 +93,8 @@ def train(
         if guard is None and (logging or evaluating or saving or engine.synchronous):
             check_finite(result, step, config.checkpoint.save)
         if logging:
-            metrics |= step_metrics(result, rate, progress) | throughput.take() | memory_metrics(engine.device)
+            metrics |= step_metrics(result, rate, progress) | throughput.take() | engine.timers.take()
+            metrics |= memory_metrics(engine.device)
         if evaluating:
             watchdog.heard()
             with throughput.paused():
@@ -102,6 +108,8 @@ def train(
             saved_at = step
             if guard:
                 guard.saved()
+    if profile:
+        profile.end(progress.iteration + 1)
     return Outcome(progress, interrupted and progress.iteration < last, saved_at == progress.iteration)
 
 

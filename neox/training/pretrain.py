@@ -37,6 +37,7 @@ from neox.training.evaluate import validation_means
 from neox.training.guard import Guard
 from neox.training.loop import Outcome, train
 from neox.training.preflight import preflight
+from neox.training.profile import Profile
 from neox.training.reference import read_reference
 from neox.training.signals import Signals
 from neox.training.watchdog import Watchdog
@@ -144,6 +145,7 @@ def _train(config: Config, topology: Topology, signals: Signals, tokenizer: Toke
                 progress=progress,
                 reporters=reporters,
                 throughput=throughput,
+                profile=Profile(config.monitor, topology) if config.monitor.profile else None,
                 signals=signals,
                 watchdog=watchdog,
             )

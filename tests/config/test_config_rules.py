@@ -223,6 +223,11 @@ CASES = {
         "extra_save_iters",
         "step 11 is beyond train_iters 10",
     ),
+    "profiles_have_steps_and_a_place": (
+        {"profile": True, "log_dir": "logs", "profile_step_start": 12},
+        "profile_step_start",
+        "no step is recorded: 12 is the first that is not, and 12 the first that is",
+    ),
     "restarts_have_checkpoints": (
         {"max_restarts": 2},
         "max_restarts",

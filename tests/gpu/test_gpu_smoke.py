@@ -21,6 +21,7 @@ from neox.model.linear import Sharding
 from neox.parallel import topology as parallel
 from neox.parallel.topology import Topology
 from neox.training.engine import Engine
+from neox.training.profile import Profile
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -71,6 +72,31 @@ def test_the_loss_falls(topology: Topology, precision: str, zero_stage: int) -> 
     assert losses[-1] < losses[0] - 1
     assert all(0 < float(step.grad_norm) < 100 for step in steps)
     assert not any(step.skipped for step in steps)
+
+
+def test_a_profile_counts_what_the_device_does(topology: Topology, tmp_path, capfd: pytest.CaptureFixture) -> None:
+    keys = {
+        **SHAPE,
+        "tokenizer_type": "CharLevelTokenizer",
+        "train_batch_size": ROWS,
+        "train_iters": 3,
+        "precision": "bf16",
+        "log_dir": str(tmp_path),
+        "profile": True,
+        "profile_step_start": 2,
+        "profile_step_stop": 4,
+    }
+    config = config_from_values(keys)
+    engine, profile, batches = Engine(config, topology, VOCAB), Profile(config.monitor, topology), same_batch()
+    for step in range(1, 5):
+        profile.before(step)
+        engine.train_step(batches, learning_rate=1e-3)
+    assert (tmp_path / "profile" / "rank0.json.gz").stat().st_size > 0
+    table = capfd.readouterr().err
+    assert all(kind in table for kind in ("matrix products", "attention", "optimizer", "Python and waiting"))
+    times = engine.timers.take()
+    assert set(times) == {"timers/data", "timers/forward", "timers/backward", "timers/optimizer"}
+    assert all(seconds > 0 for seconds in times.values())
 
 
 LOCAL = {"attention_config": [[["global", "local"], 1]], "window_size": 16}

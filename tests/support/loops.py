@@ -30,6 +30,7 @@ def run_loop(keys: dict, *, engine: Any, batches: Any, signals: Any, evaluate: A
         throughput=Throughput(
             samples_per_step=1, tokens_per_sample=8, flops_per_token=1, processes=1, peak_tflops=None
         ),
+        profile=None,
         signals=signals,
         watchdog=Watchdog(None),
     )

@@ -9,6 +9,7 @@ import torch
 from support.loops import good_step, run_loop
 
 from neox.checkpoint.publish import Progress
+from neox.monitor.timers import Timers
 from neox.training.signals import Signals
 
 KEYS = {
@@ -38,6 +39,7 @@ class Run:
     """A run of ten steps that signals itself once, at step 4, in one of its phases."""
 
     device, synchronous = torch.device("cpu"), False
+    timers = Timers(device, enabled=False)
 
     def __init__(self, phase: str, number: int):
         self.phase, self.number = phase, number

@@ -9,6 +9,7 @@ from support.loops import good_step, run_loop
 from support.waits import waits, waits_of_steps
 from support.workers import run_workers
 
+from neox.monitor.timers import Timers
 from neox.training.engine import StepResult
 from neox.training.signals import Asked
 
@@ -35,6 +36,7 @@ class OnGpu:
     """An engine as the loop sees it where results stay on a device; it notes what was asked for before each of its steps."""
 
     device, synchronous = torch.device("cpu"), False
+    timers = Timers(device, enabled=False)
 
     def __init__(self, places: list[str]):
         self.places = places

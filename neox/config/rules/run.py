@@ -89,6 +89,20 @@ def rollbacks_have_checkpoints(config: Any) -> Complaints:
             yield key, "a rollback goes back to a checkpoint: give save, and checkpoint_factor"
 
 
+def profiles_have_steps_and_a_place(config: Any) -> Complaints:
+    monitor = config.monitor
+    if not monitor.profile:
+        return
+    if monitor.log_dir is None:
+        yield "profile", "writes into log_dir, which is not given"
+    if monitor.profile_step_stop <= monitor.profile_step_start:
+        yield (
+            "profile_step_start profile_step_stop",
+            f"no step is recorded: {monitor.profile_step_stop} is the first that is not, "
+            f"and {monitor.profile_step_start} the first that is",
+        )
+
+
 def generation_has_weights(config: Any) -> Complaints:
     if config.checkpoint.load is None and config.checkpoint.save is None:
         yield "load", "is missing: generate.py needs the folder of a checkpoint, in load or save"
@@ -154,6 +168,7 @@ TRAINING_RULES: list[Rule] = [
     references_are_kept,
     restarts_have_checkpoints,
     rollbacks_have_checkpoints,
+    profiles_have_steps_and_a_place,
 ]
 TRAINING_WARNINGS: list[Rule] = [nothing_is_saved]
 GENERATION_RULES: list[Rule] = [generation_has_weights, generation_goes_forward, generation_has_prompts]
