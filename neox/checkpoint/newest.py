@@ -7,7 +7,7 @@ from pathlib import Path
 from neox.checkpoint import layout
 from neox.checkpoint.layout import CheckpointError, UnknownFormat
 from neox.parallel.agreement import by_rank, together
-from neox.parallel.topology import Topology
+from neox.parallel.topology import Topology, alone
 
 
 def newest(folder: Path, topology: Topology) -> tuple[Path | None, list[str]]:
@@ -32,6 +32,20 @@ def newest(folder: Path, topology: Topology) -> tuple[Path | None, list[str]]:
             )
         )
     return None, warnings
+
+
+def named(path: Path) -> tuple[Path, list[str]]:
+    """The verified checkpoint that a person means: the folder of one step, or the newest good one of a `save` folder; and warnings.
+
+    For one process. Raises CheckpointError where there is none.
+    """
+    if (path / layout.MANIFEST).is_file():
+        layout.verify(path)
+        return path, []
+    folder, warnings = newest(path, alone())
+    if folder is None:
+        raise CheckpointError(f"{path}: no checkpoint there: give a save folder, or the folder of one step in it")
+    return folder, warnings
 
 
 def _damage(candidate: Path, topology: Topology) -> str | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,16 @@ class Counters:
 
     optimizer_steps: int  # updates it has made
     loss_scaler: Mapping[str, Any]  # numbers of DeepSpeed's loss scaler that change during a run
+
+
+def read_progress(folder: Path) -> tuple[Progress, Counters]:
+    """What progress.json of a verified checkpoint says; what older ones did not know is as in the beginning."""
+    facts = json.loads((folder / PROGRESS).read_bytes())
+    of = {
+        kind: {field.name: facts[field.name] for field in fields(kind) if field.name in facts}
+        for kind in (Progress, Counters)
+    }
+    return Progress(**of[Progress]), Counters(**of[Counters])
 
 
 def publish_state(

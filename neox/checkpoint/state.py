@@ -6,8 +6,7 @@ together, so that nobody waits for a rank that has given up.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,7 +23,7 @@ from neox.checkpoint.fragments import (
     set_optimizer_steps,
 )
 from neox.checkpoint.layout import CheckpointError
-from neox.checkpoint.publish import PROGRESS, Counters, Progress
+from neox.checkpoint.publish import Counters, Progress, read_progress
 from neox.checkpoint.tensors import (
     WEIGHT,
     Piece,
@@ -152,11 +151,10 @@ def _read_rank(state: TrainingState, folder: Path, weights_only: bool) -> Progre
     _update_weights(optimizer)
     if stage3:
         optimizer.checkpoint_event_epilogue()
-    facts = json.loads((folder / PROGRESS).read_bytes())
-    progress = Progress(**{name: facts[name] for name in asdict(Progress()) if name in facts})
     if weights_only:
         return Progress()
-    _set_counters(optimizer, facts)
+    progress, counters = read_progress(folder)
+    _set_counters(optimizer, counters)
     if layout.read_manifest(folder)["layout"] == _describe(topology):
         _set_random_state(reader, topology)
     return progress
@@ -202,10 +200,10 @@ def _counters(optimizer) -> Counters:
     return Counters(optimizer_steps(optimizer), scale)
 
 
-def _set_counters(optimizer, facts: dict) -> None:
-    set_optimizer_steps(optimizer, facts["optimizer_steps"])
+def _set_counters(optimizer, counters: Counters) -> None:
+    set_optimizer_steps(optimizer, counters.optimizer_steps)
     scaler = _loss_scaler(optimizer)
-    for name, value in facts["loss_scaler"].items():
+    for name, value in counters.loss_scaler.items():
         if hasattr(scaler, name):
             setattr(scaler, name, value)
 

@@ -26,6 +26,7 @@ INDEX = "index.json"
 WEIGHT = "weight"  # the part of a parameter that is not a moment
 WRITTEN_AT_ONCE = 1 << 26  # bytes that go to the disk before the next are made ready
 DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.uint8: "U8"}
+_DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,13 @@ class StateReader:
             return self._open(file).get_tensor(key)
         except SafetensorError as error:
             raise CheckpointError(f"{self.folder / file}: {error}") from error
+
+    def dtype(self, name: str, key: str) -> torch.dtype | None:
+        """How `key` of a weight is stored, None where it is not: what is not trained has no moments."""
+        file = self._open(self.weights[name].pieces[0].file)
+        if f"{key}/{name}" not in file.keys():  # noqa: SIM118 (a file of safetensors is no dict)
+            return None
+        return _DTYPES[file.get_slice(f"{key}/{name}").get_dtype()]
 
     def _stored_shard(self, name: str, key: str, stored_rank: int, shape: tuple[int, ...]) -> torch.Tensor:
         shard = torch.empty(shape, dtype=torch.float32)

@@ -16,9 +16,8 @@ import yaml
 from pydantic import ValidationError
 from torch import Tensor
 
-from neox.checkpoint import layout
 from neox.checkpoint.layout import CheckpointError
-from neox.checkpoint.newest import newest
+from neox.checkpoint.newest import named
 from neox.checkpoint.publish import CONFIG
 from neox.checkpoint.tensors import WEIGHT, StateReader, check_names, check_shape
 from neox.config.errors import ConfigError
@@ -30,7 +29,6 @@ from neox.interop.keys import differences, read_model, write_config
 from neox.interop.names import FAMILIES, Family, their_parts
 from neox.model.dtypes import DTYPES
 from neox.model.lora import adapter_names, merged
-from neox.parallel.topology import alone
 from neox.tokenizer.vocabulary import read_vocab_size
 
 SHARD_BYTES = 5_000_000_000
@@ -132,7 +130,7 @@ def export_folder(
     can say the model. Raises ConfigError that names each key that the family cannot say, and CheckpointError; nothing is left
     behind then.
     """
-    folder, notes = _checkpoint(checkpoint)
+    folder, notes = named(checkpoint)
     model, tokenizer_config = _read_config(folder / CONFIG)
     family = _family_for(model, model_type)
     rows = model.vocab_size or read_vocab_size(tokenizer_config)
@@ -158,17 +156,6 @@ def export_folder(
         write_json(draft / CONFIG_FILE, write_config(model, family.table) | about)
     parameters = sum(parameter.numel() for parameter in plain.parameters())
     return Result(output, parameters, (*notes, *filter(None, [warning])))
-
-
-def _checkpoint(path: Path) -> tuple[Path, list[str]]:
-    """The verified folder of one step, and warnings about damaged ones that were passed over."""
-    if (path / layout.MANIFEST).is_file():
-        layout.verify(path)
-        return path, []
-    folder, warnings = newest(path, alone())
-    if folder is None:
-        raise CheckpointError(f"{path}: no checkpoint there: give a save folder, or the folder of one step in it")
-    return folder, warnings
 
 
 def _read_config(path: Path) -> tuple[ModelConfig, TokenizerConfig]:
