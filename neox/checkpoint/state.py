@@ -31,6 +31,7 @@ from neox.checkpoint.tensors import (
     Weight,
     check_names,
     check_shape,
+    full_shape,
 )
 from neox.model.lora import is_adapter
 from neox.model.moe import is_shared_out
@@ -98,7 +99,7 @@ def snapshot(state: TrainingState, progress: Progress) -> Snapshot:
     shared = [0] * topology.data_size  # elements that each replica has been given of what all of them hold
     for fragment in fragments(state.names, state.optimizer, moment_keys(state.optimizer)):
         tensor_size = topology.tensor_size if _is_split(fragment.parameter) else 1
-        shape = _full_shape(fragment.parameter, tensor_size)
+        shape = full_shape(fragment.parameter, tensor_size)
         # the tensor group's first rank writes what all of them hold, and so do the replicas in turns
         if is_shared_out(fragment.parameter):
             # of the replicas that hold an expert the first one writes all of it, or each its partition
@@ -143,7 +144,7 @@ def _read_rank(state: TrainingState, folder: Path, weights_only: bool) -> Progre
         if fragment.name in fresh:
             continue
         tensor_size = topology.tensor_size if _is_split(fragment.parameter) else 1
-        check_shape(fragment.name, _full_shape(fragment.parameter, tensor_size), reader)
+        check_shape(fragment.name, full_shape(fragment.parameter, tensor_size), reader)
         for key, view in fragment.tensors.items():
             reader.read_range(view, fragment.name, key, topology.tensor_rank, tensor_size, fragment.start)
         if stage3:
@@ -181,13 +182,6 @@ def _is_partitioned(optimizer) -> bool:
 
 def _is_split(parameter: nn.Parameter) -> bool:
     return bool(getattr(parameter, "tensor_model_parallel", False))
-
-
-def _full_shape(parameter: nn.Parameter, tensor_size: int) -> tuple[int, ...]:
-    shape = list(getattr(parameter, "ds_shape", parameter.shape))  # ZeRO 3 leaves an empty tensor behind
-    if tensor_size > 1:
-        shape[parameter.partition_dim] *= tensor_size
-    return tuple(shape)
 
 
 def _describe(topology: Topology) -> dict[str, int]:

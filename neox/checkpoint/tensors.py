@@ -223,3 +223,11 @@ def check_shape(name: str, shape: tuple[int, ...], reader: StateReader) -> None:
             f"{reader.folder} is of another model: {name} is {list(stored)} there and {list(shape)} here; "
             "check the model keys and the tokenizer"
         )
+
+
+def full_shape(parameter: torch.nn.Parameter, tensor_size: int) -> tuple[int, ...]:
+    """The shape of the whole weight of which a process holds a parameter. tensor_size: ranks that it is split over, 1 where it is not."""
+    shape = list(getattr(parameter, "ds_shape", parameter.shape))  # ZeRO 3 leaves an empty tensor behind
+    if tensor_size > 1:
+        shape[parameter.partition_dim] *= tensor_size
+    return tuple(shape)

@@ -30,8 +30,6 @@ class ZeroMemory:
         self._accumulates = config.batch.gradient_accumulation_steps > self._stages - stage
         self.held = stage_parameters(config, vocab_size, stage)
         self.trained = stage_trained_parameters(config, vocab_size, stage)
-        # a copy of its own, except where adapters can be left out
-        self._reference = self.held if has_reference(model) and model.lora_rank is None else 0
         self._replicas = replicas
         experts = stage_experts(config, stage)
         self._shard = -(-(self.trained - experts) // replicas)
@@ -44,10 +42,13 @@ class ZeroMemory:
 
     @property
     def weights(self) -> int:
-        """Weights that the model computes with, and a whole copy of them as the reference of dpo."""
+        """Weights that the model computes with, and those of the reference of dpo."""
         if self._zero.offloads_parameters:
-            return self._width * self._reference
-        return self._width * ((self._shard if self._zero.stage == 3 else self.held) + self._reference)
+            return 0
+        model = self._config.model
+        # a model of its own, except where adapters can be left out
+        models = 2 if has_reference(model) and model.lora_rank is None else 1
+        return models * self._width * (self._shard if self._zero.stage == 3 else self.held)
 
     @property
     def gradients(self) -> int:

@@ -14,11 +14,11 @@ from neox.config.shapes import has_qkv_bias, head_width, is_causal, kv_heads, qk
 from neox.model.cache import KeyValueCache
 from neox.model.documents import Documents
 from neox.model.heads import split_heads
-from neox.model.kernels import attend, kernel_for
+from neox.model.kernels import Score, attend, kernel_for
 from neox.model.linear import ColumnLinear, RowLinear, Sharding
 from neox.model.masks import cached_mask, needs_mask, sequence_blocks
 from neox.model.norms import norm
-from neox.model.relative import position_bias
+from neox.model.relative import RelativeBias, position_bias
 from neox.model.rotary import rotary_of, rotary_tables
 from neox.parallel.seeding import tensor_parallel_rng
 
@@ -48,30 +48,34 @@ class Attention(nn.Module):
         self.query_norm = norm(model, self.head_dim, sharding.shared) if model.use_qk_layernorm else None
         self.key_norm = norm(model, self.head_dim, sharding.shared) if model.use_qk_layernorm else None
         self.position_bias = position_bias(model, sharding)
-        self.window_blocks: BlockMask | None = None
+        self.blocks: BlockMask | None = None
+        self.score: Score | None = None
         self.dense = RowLinear(
             model.hidden_size, model.hidden_size, bias=model.use_bias_in_attn_linear, sharding=sharding
         )
 
     def prepare(self, hidden: Tensor, cache: KeyValueCache | None, documents: Documents | None) -> None:
         """Have the masks at hand that a compiled graph cannot make; call it before each `forward`, with the block's arguments."""
-        self.window_blocks = None
+        self.blocks = self.score = None
         apart = documents is not None and documents.numbers is not None
-        if cache is not None or not (apart or self.window):
+        biased = self.position_bias is not None
+        if cache is not None or not (apart or biased or self.window):
             return
         kernel = kernel_for(
-            "documents" if apart else "window",
+            "documents" if apart else "biased" if biased else "window",
             device=hidden.device,
             dtype=hidden.dtype,
             head_dim=self.head_dim,
             drops=self.training and self.dropout > 0,
         )
-        blocks = kernel == "flex" and self.position_bias is None
+        flexible = kernel == "flex" and not isinstance(self.position_bias, RelativeBias)
+        if flexible and biased:
+            self.score = self.position_bias.score(hidden.device)
         seq = len(hidden) * (self.sharding.size if self.sharding.sequence else 1)
         if apart:
-            documents.prepare(self.window, causal=self.causal, blocks=blocks)
-        elif blocks and self.window < seq:
-            self.window_blocks = sequence_blocks(seq, self.window, hidden.device)
+            documents.prepare(self.window, causal=self.causal, blocks=flexible)
+        elif flexible and (biased or self.window < seq):
+            self.blocks = sequence_blocks(seq, self.window, hidden.device)
 
     def forward(self, hidden: Tensor, cache: KeyValueCache | None = None, documents: Documents | None = None) -> Tensor:
         packed = self.query_key_value(hidden)
@@ -122,7 +126,7 @@ class Attention(nn.Module):
         """Which tokens see which, as `attend` takes it."""
         past = 0 if cache is None else cache.length
         apart = documents is not None and documents.numbers is not None
-        if self.position_bias is not None:
+        if self.position_bias is not None and self.score is None:
             bias = self.position_bias(past, past + seq, self.window, device)
             if cache is not None and cache.padding is not None:
                 bias = bias.masked_fill(~cached_mask(cache, seq, self.window), -torch.inf)
@@ -130,11 +134,11 @@ class Attention(nn.Module):
                 bias = bias.masked_fill(~documents.mask(self.window), -torch.inf)
             return {"mask": bias}
         if apart:
-            return {"mask": documents.mask(self.window)}
+            return {"mask": documents.mask(self.window), "score": self.score}
         if not self.causal:
             return {}
-        if self.window_blocks is not None:
-            return {"mask": self.window_blocks}
+        if self.blocks is not None:
+            return {"mask": self.blocks, "score": self.score}
         if cache is None:
             return {"causal": True, "window": self.window if self.window and self.window < seq else None}
         if needs_mask(cache, seq, self.window):

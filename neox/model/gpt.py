@@ -6,7 +6,7 @@ L + 1 the final norm, L + 2 the head. Names of weights are `layers.<global index
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,9 +77,9 @@ def has_dropout(model: ModelConfig) -> bool:
 class GPT(nn.Module):
     """The whole model: tokens (batch, seq) -> logits (seq, batch, padded vocabulary / tensor_size).
 
-    vocab_size: without padding; columns beyond it are padding, which the loss and sampling leave out. seed: of the
-    initial weights; None leaves them unset, for a checkpoint to fill. Weights are fp32 until DeepSpeed, or the caller,
-    casts them. With `lora_rank` only the adapters ask for gradients. finish: called with each layer before the next is built.
+    vocab_size: without padding; columns beyond it are padding, which the loss and sampling leave out. seed, from_checkpoint: as for
+    initialize_weights; without a seed all weights are left unset. Weights are fp32 until DeepSpeed, or the caller, casts them. With
+    `lora_rank` only the adapters ask for gradients. finish: called with each layer, filled, before the next is built.
     """
 
     def __init__(
@@ -91,6 +91,7 @@ class GPT(nn.Module):
         recompute: RecomputeConfig | None = None,
         sequence_parallel: bool = False,
         seed: int | None = None,
+        from_checkpoint: bool = False,
         finish: Callable[[nn.Module], object] | None = None,
     ):
         super().__init__()
@@ -100,17 +101,23 @@ class GPT(nn.Module):
         self.recompute = recompute or RecomputeConfig()
         specs = layer_specs(model, vocab_size=vocab_size, topology=topology, sequence_parallel=sequence_parallel)
         self.layers = nn.ModuleList()
+
+        def fill(layers: Iterable[tuple[int, nn.Module]]) -> None:
+            if seed is not None:
+                initialize_weights(layers, model=model, seed=seed, topology=topology, from_checkpoint=from_checkpoint)
+
         for index, spec in enumerate(specs):
             if spec.forward is not None:
                 continue  # a tied head, the last one, has no weights of its own
             layer = spec.build()
             if model.lora_rank is not None:
                 add_adapters(layer, model)
-            if seed is not None:
-                initialize_weights(layer, model=model, seed=seed, index=index, topology=topology)
-            if finish is not None:
-                finish(layer)
             self.layers.append(layer)
+            if finish is not None:
+                fill([(index, layer)])
+                finish(layer)
+        if finish is None:
+            fill(self.indexed_layers())
 
     def indexed_layers(self) -> Iterator[tuple[int, nn.Module]]:
         """(global index, layer) of the layers with weights; names of weights are `layers.<global index>.<name>`."""

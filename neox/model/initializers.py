@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import torch
@@ -55,33 +56,60 @@ def stream_seed(seed: int, index: int, name: str) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def draw(parameter: Tensor, fill: Callable, seed: int, rank: int, size: int) -> Tensor:
-    """This rank's part of the whole parameter: drawn whole in fp32 on the CPU, cut along its partition_dim."""
+@torch.no_grad()
+def draw(parameter: Tensor, fill: Callable, seed: int, rank: int, size: int) -> None:
+    """Fill this rank's part of a parameter from the whole, which is drawn in fp32 on the CPU and cut along its partition_dim."""
     shape = list(parameter.shape)
-    if parameter.tensor_model_parallel:
+    split = parameter.tensor_model_parallel and size > 1
+    if split:
         shape[parameter.partition_dim] *= size
-    whole = torch.empty(shape)
+    whole = torch.empty(shape) if split else parameter
     # several projections in one parameter are one matrix to an initialiser, as in gpt-neox
     fill(whole.view(-1, shape[-1]), generator=torch.Generator().manual_seed(seed))
-    return whole.chunk(size, dim=parameter.partition_dim)[rank] if parameter.tensor_model_parallel else whole
+    if split:
+        parameter.copy_(whole.chunk(size, dim=parameter.partition_dim)[rank])
 
 
 @torch.no_grad()
-def initialize_weights(layer: nn.Module, *, model: ModelConfig, seed: int, index: int, topology: Topology) -> None:
-    """Fill every parameter of the layer with global index `index`."""
-    growing = block_matrices(layer)
-    for module_name, module in layer.named_modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if name == "bias" or (isinstance(module, Adapter) and name == "up"):
-                parameter.zero_()
-            elif isinstance(module, Norm):
-                parameter.fill_(1.0)
-            else:
-                if isinstance(module, Adapter):
-                    fill = partial(nn.init.kaiming_uniform_, a=math.sqrt(5))  # as in the paper's code
+def initialize_weights(
+    layers: Iterable[tuple[int, nn.Module]],
+    *,
+    model: ModelConfig,
+    seed: int,
+    topology: Topology,
+    from_checkpoint: bool = False,
+) -> None:
+    """Fill every parameter of the layers, each of which comes with its global index, on as many threads as torch has here.
+
+    from_checkpoint: a checkpoint will bring the weights, so that only adapters are drawn, which it may lack; the others are NaN until
+    then, so that one which it does not bring is no weight that a run could train with.
+    """
+    drawings = []
+    for index, layer in layers:
+        growing = block_matrices(layer)
+        for module_name, module in layer.named_modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                if from_checkpoint and not isinstance(module, Adapter):
+                    parameter.fill_(math.nan)
+                    continue
+                initial = _initial(module, name, model, grows=parameter in growing)
+                if isinstance(initial, float):
+                    parameter.fill_(initial)
                 else:
-                    residual = isinstance(module, RowLinear)
-                    method = model.output_layer_init_method if residual else model.init_method
-                    fill = initializer(method, model, grows=parameter in growing)
-                stream = stream_seed(seed, index, f"{module_name}.{name}")
-                parameter.copy_(draw(parameter, fill, stream, topology.tensor_rank, topology.tensor_size))
+                    drawings.append((parameter, initial, stream_seed(seed, index, f"{module_name}.{name}")))
+    drawings.sort(key=lambda drawing: drawing[0].numel(), reverse=True)  # so that the threads end together
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        list(threads.map(lambda drawing: draw(*drawing, topology.tensor_rank, topology.tensor_size), drawings))
+
+
+def _initial(module: nn.Module, name: str, model: ModelConfig, *, grows: bool) -> float | Callable[..., Tensor]:
+    """What a parameter of a module begins with: a number, or what draws its whole matrix."""
+    adapter = isinstance(module, Adapter)
+    if name == "bias" or (adapter and name == "up"):
+        return 0.0
+    if isinstance(module, Norm):
+        return 1.0
+    if adapter:
+        return partial(nn.init.kaiming_uniform_, a=math.sqrt(5))  # as in the paper's code
+    to_residual = isinstance(module, RowLinear)
+    return initializer(model.output_layer_init_method if to_residual else model.init_method, model, grows=grows)

@@ -2,7 +2,7 @@
 
     all before, or both ways    torch's scaled_dot_product_attention without a mask, which takes its flash kernels
     a window, on a GPU          flash-attn where it is installed, else FlexAttention
-    documents, on a GPU         FlexAttention
+    documents, ALiBi, on a GPU  FlexAttention
     anything else               scaled_dot_product_attention with a mask of (queries, keys)
 
 FlexAttention (Dong et al., 2024, arXiv:2412.05496) skips what is hidden by blocks, so that a window costs less than the whole and no
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Literal
@@ -26,14 +27,22 @@ from neox.model.masks import sequence_mask
 
 Kernel = Literal["sdpa", "flex", "flash_attn"]
 HALVES = (torch.float16, torch.bfloat16)
+# (score, row, head, query, key) -> score, each () as FlexAttention maps it over all of them
+Score = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 AMPERE = (8, 0)  # the first GPUs that all of these kernels know
 
 
 @lru_cache
 def kernel_for(
-    seen: Literal["window", "documents"], *, device: torch.device, dtype: torch.dtype, head_dim: int, drops: bool
+    seen: Literal["window", "documents", "biased"],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    head_dim: int,
+    drops: bool,
 ) -> Kernel:
-    """What computes attention over whole sequences of which a token sees its window, or its document.
+    """What computes attention over whole sequences of which a token sees its window, or its document, or with a bias of the scores
+    that a function gives.
 
     drops: probabilities are dropped out.
     """
@@ -55,6 +64,7 @@ def attend(
     values: Tensor,
     *,
     mask: Tensor | BlockMask | None = None,
+    score: Score | None = None,
     causal: bool = False,
     window: int | None = None,
     scale: float,
@@ -63,9 +73,9 @@ def attend(
     """softmax(scale * queries keys^T + mask) values, (batch, heads, seq, head_dim).
 
     queries: (batch, heads, seq, head_dim). keys and values: (batch, groups, keys, head_dim), each group shared by
-    heads / groups consecutive heads. mask: bool, True where a key is seen, or a bias of the scores, or FlexAttention's. causal:
-    instead of a mask, each query sees itself and what is before it; window: of this, the last so many, where no mask of
-    FlexAttention's says so.
+    heads / groups consecutive heads. mask: bool, True where a key is seen, or a bias of the scores, or FlexAttention's. score: what
+    FlexAttention makes of each score before its softmax. causal: instead of a mask, each query sees itself and what is before it;
+    window: of this, the last so many, where no mask of FlexAttention's says so.
     """
     if window is not None:
         assert causal and mask is None
@@ -77,7 +87,7 @@ def attend(
     group_size = queries.shape[1] // keys.shape[1]
     if isinstance(mask, BlockMask):
         flex = flex_attention if torch.compiler.is_compiling() else _compiled_flex()
-        return flex(queries, keys, values, block_mask=mask, scale=scale, enable_gqa=group_size > 1)
+        return flex(queries, keys, values, score, mask, scale, enable_gqa=group_size > 1)
     if mask is not None and queries.is_cuda:
         # the kernels that read masks know no groups, and want a bias in the queries' type
         mask = mask if mask.dtype == torch.bool else mask.to(queries.dtype)

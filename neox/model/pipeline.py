@@ -100,6 +100,7 @@ def pipeline_module(
     recompute: RecomputeConfig | None = None,
     sequence_parallel: bool = False,
     seed: int | None = None,
+    from_checkpoint: bool = False,
     compiled: bool = False,
 ) -> Stage:
     """This process's stage; arguments as for GPT. compiled: the loss is, by torch.compile. Every rank calls this: it makes groups and balances the blocks.
@@ -125,8 +126,8 @@ def pipeline_module(
             partition_method="type:Block",
         )
     if seed is not None:
-        for index, layer in indexed_layers(stage):
-            initialize_weights(layer, model=model, seed=seed, index=index, topology=topology)
+        layers = indexed_layers(stage)
+        initialize_weights(layers, model=model, seed=seed, topology=topology, from_checkpoint=from_checkpoint)
     return stage
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from neox.config.mup import position_bias_scale
 from neox.config.sections import ModelConfig
+from neox.model.kernels import Score
 from neox.model.linear import Sharding, split_parameter
 from neox.model.masks import distances, visible
 
@@ -33,6 +34,17 @@ def _alibi(slopes: tuple[float, ...], past: int, total: int, window: int | None,
     return bias.masked_fill(~visible(distance, window), -torch.inf)
 
 
+@lru_cache(maxsize=4)
+def _alibi_score(slopes: tuple[float, ...], device: torch.device) -> Score:
+    """One function for all layers, which are one graph where they are compiled."""
+    slope_of = torch.tensor(slopes, device=device)
+
+    def lowered(score: Tensor, _row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return score - slope_of[head] * (query - key)
+
+    return lowered
+
+
 class Alibi(nn.Module):
     """Scores fall with the distance, at a slope of each head's own; nothing is learned."""
 
@@ -44,6 +56,10 @@ class Alibi(nn.Module):
     def forward(self, past: int, total: int, window: int | None, device: torch.device) -> Tensor:
         """(heads, total - past, total) fp32."""
         return _alibi(self.slopes, past, total, window, device)
+
+    def score(self, device: torch.device) -> Score:
+        """The same, without the mask, for FlexAttention: no bias of all pairs is held."""
+        return _alibi_score(self.slopes, device)
 
 
 @lru_cache(maxsize=2)

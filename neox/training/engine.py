@@ -61,8 +61,16 @@ class StepResult:
 class Engine:
     """The model, its optimizer, and DeepSpeed around them."""
 
-    def __init__(self, config: Config, topology: Topology, vocab_size: int, reference: GPT | None = None):
-        """reference: a frozen copy of the weights that the run begins with, for the objective that compares with it."""
+    def __init__(
+        self,
+        config: Config,
+        topology: Topology,
+        vocab_size: int,
+        reference: GPT | None = None,
+        from_checkpoint: bool = False,
+    ):
+        """reference: a frozen copy of the weights that the run begins with, for the objective that compares with it.
+        from_checkpoint: a checkpoint is restored into `state` next, so that no weights are drawn, but those of adapters."""
         self.device = topology.device
         self.synchronous = topology.device.type == "cpu"  # reading a result costs nothing
         self.timers = Timers(topology.device, config.monitor.wall_clock_breakdown or config.monitor.profile)
@@ -88,6 +96,7 @@ class Engine:
             "sequence_parallel": config.parallel.sequence_parallel,
             "topology": topology,
             "seed": config.run.seed,
+            "from_checkpoint": from_checkpoint,
         }
         self._compiled = config.run.compile_blocks
         build = partial(pipeline.pipeline_module, compiled=self._compiled) if self._pipelined else GPT

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from neox.checkpoint import state as checkpoint
@@ -78,11 +78,13 @@ def _train(config: Config, topology: Topology, signals: Signals, tokenizer: Toke
     load = config.checkpoint.load
     with Source("load", load, topology) if load else nullcontext() as source:
         reference = read_reference(config, vocab_size, source, topology)
-        engine = Engine(config, topology, vocab_size, reference and reference.model)
-        data = data_fingerprint(config, topology) + orders(datasets.train) + ([reference.fact] if reference else [])
-        progress = replace(
-            resume(engine, config.checkpoint, source, data, topology), data=[asdict(fact) for fact in data]
+        beginning = find_beginning(config.checkpoint, source, topology)
+        engine = Engine(
+            config, topology, vocab_size, reference and reference.model, from_checkpoint=beginning is not None
         )
+        data = data_fingerprint(config, topology) + orders(datasets.train) + ([reference.fact] if reference else [])
+        progress = resume(engine, beginning, data, config.checkpoint, topology) if beginning else Progress()
+        progress = replace(progress, data=[asdict(fact) for fact in data])
     if progress.iteration >= config.batch.train_iters:
         _say(
             topology,
@@ -184,33 +186,45 @@ def data_fingerprint(config: Config, topology: Topology) -> list[Fact]:
     return together(lambda: take() if topology.is_main else [], ConfigError)[0]
 
 
-def resume(
-    engine: Engine, config: CheckpointConfig, source: Source | None, data: list[Fact], topology: Topology
-) -> Progress:
-    """Continue from `save` where it holds a checkpoint, else start from `load`, which is the source, else from the beginning.
+@dataclass(frozen=True)
+class Beginning:
+    """The checkpoint that a run goes on from."""
 
-    Raises CheckpointError where checkpoints exist but none is good, or where `load` names a folder without any, and ConfigError
-    where the run would go on with other data than before.
+    folder: Path
+    name: str  # for people
+    own: bool  # the run has written it, to `save`
+    weights_only: bool
+
+
+def find_beginning(config: CheckpointConfig, source: Source | None, topology: Topology) -> Beginning | None:
+    """The newest checkpoint in `save`, else that of `load`, which is the source; None for a run that begins with new weights.
+
+    Every rank calls this. Raises CheckpointError where checkpoints exist but none is good, or where `load` holds none.
     """
     if config.save:
         folder, warnings = newest(Path(config.save), topology)
         _say(topology, *warnings)
         if folder is not None:
-            progress = checkpoint.restore(engine.state, folder)
-            _say(topology, f"resumed from {folder} at iteration {progress.iteration:,}")
-            _check_data(progress, data, folder, config, topology)
-            return progress
+            return Beginning(folder, str(folder), own=True, weights_only=False)
     if source and not (config.save and Path(config.load).resolve() == Path(config.save).resolve()):
-        progress = checkpoint.restore(engine.state, source.checkpoint, weights_only=config.finetune)
-        _say(topology, f"loaded {'the weights of ' if config.finetune else ''}{source.name}")
-        _check_data(progress, data, source.name, config, topology)
-        return progress
-    return Progress()
+        return Beginning(source.checkpoint, source.name, own=False, weights_only=config.finetune)
+    return None
 
 
-def _check_data(
-    progress: Progress, data: list[Fact], folder: Path | str, config: CheckpointConfig, topology: Topology
-) -> None:
+def resume(
+    engine: Engine, beginning: Beginning, data: list[Fact], config: CheckpointConfig, topology: Topology
+) -> Progress:
+    """Go on from a checkpoint. Raises ConfigError where that would be with other data than before."""
+    progress = checkpoint.restore(engine.state, beginning.folder, beginning.weights_only)
+    if beginning.own:
+        _say(topology, f"resumed from {beginning.name} at iteration {progress.iteration:,}")
+    else:
+        _say(topology, f"loaded {'the weights of ' if beginning.weights_only else ''}{beginning.name}")
+    _check_data(progress, data, beginning.name, config, topology)
+    return progress
+
+
+def _check_data(progress: Progress, data: list[Fact], name: str, config: CheckpointConfig, topology: Topology) -> None:
     """A position in the data means something only in the same data."""
     if progress.data is None:  # imported weights, or weights alone
         return
@@ -220,7 +234,7 @@ def _check_data(
     if not config.allow_data_change:
         raise ConfigError(
             [
-                f"{folder} was trained on other data; allow_data_change: true goes on with the new ones, at sample "
+                f"{name} was trained on other data; allow_data_change: true goes on with the new ones, at sample "
                 f"{progress.consumed_samples:,}:",
                 *differences,
             ]

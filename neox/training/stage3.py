@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import deepspeed
 import torch
 from deepspeed import comm, zero
 from deepspeed.accelerator import get_accelerator
@@ -33,6 +34,15 @@ def sharing_out(*, settings: dict[str, Any], dtype: torch.dtype, topology: Topol
         init._convert_to_zero_parameters(layer.to(dtype).parameters())
 
     return share_out
+
+
+def gathering(model: nn.Module, *, settings: dict[str, Any], topology: Topology) -> None:
+    """Have a model whose layers are shared out gather the weights of each where it computes, and let them go again. It is not trained.
+
+    Every replica calls this, and runs its forward passes together with the others.
+    """
+    with without_compiler():
+        deepspeed.initialize(model=model, config=settings, mpu=MpuAdapter(topology), dist_init_required=False)
 
 
 @contextmanager

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import numpy
 import pytest
+import torch
+from support.references import logits_and_share
 from support.runs import TINY, assert_same_curve, curve, run, run_rows, write_config
+from support.workers import run_workers
 
 from neox.checkpoint.layout import CheckpointError
 from neox.checkpoint.source import Source
@@ -134,6 +137,17 @@ def test_the_reference_stays(root: Path, char_data: Path, tmp_path: Path) -> Non
     output = run("train.py", write_config(tmp_path, char_data, **(begin(root) | other)), expect=2)
     assert "- reference (load): global_step1, SHA-256" in output
     assert "+ reference (load): global_step2, SHA-256" in output
+
+
+def test_zero_3_shares_the_reference_out(root: Path, tmp_path: Path) -> None:
+    """Its logits are those of the whole, and what a forward pass gathers it lets go again."""
+    keys = TINY | begin(root)
+    whole, _ = logits_and_share(alone(), keys=keys | {"num_gpus": 1})
+    none_is_small = {"deepspeed_extra_args": {"zero_optimization": {"stage3_param_persistence_threshold": 0}}}
+    shared = keys | zero(3, num_gpus=2, **none_is_small)
+    for logits, share in run_workers(logits_and_share, tmp_path, processes=2, keys=shared):
+        torch.testing.assert_close(logits, whole, rtol=0, atol=1e-5)
+        assert share == 0.5
 
 
 def test_adapters_are_no_reference(root: Path) -> None:

@@ -5,11 +5,14 @@ from importlib.util import find_spec
 import pytest
 import torch
 from support.attention import SCALE, SEQ, assert_equal, document_numbers, tensors
+from support.models import small, topology_of
 
 from neox.model import kernels
 from neox.model.documents import Documents
 from neox.model.kernels import attend, kernel_for
+from neox.model.linear import Sharding
 from neox.model.masks import distances, sequence_blocks, visible
+from neox.model.relative import Alibi
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
@@ -51,6 +54,17 @@ def test_documents_equal_a_plain_softmax(groups: int, blocks: bool) -> None:
             documents.prepare(window, causal=causal, blocks=blocks)
             found = attend(*inputs, mask=documents.mask(window), scale=SCALE)
             assert_equal(found, inputs, towards, same & visible(distance, window) if causal else same)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_alibi_equals_a_plain_softmax(groups: int) -> None:
+    alibi = Alibi(small(pos_emb="alibi"), sharding=Sharding(topology_of()))
+    inputs, towards = tensors(groups, torch.bfloat16, "cuda")
+    distance = distances(0, SEQ, gpu())
+    bias = -torch.tensor(alibi.slopes, device="cuda")[:, None, None] * distance
+    for window in (None, WINDOW):
+        found = attend(*inputs, mask=sequence_blocks(SEQ, window, gpu()), score=alibi.score(gpu()), scale=SCALE)
+        assert_equal(found, inputs, towards, visible(distance, window), bias)
 
 
 def test_a_long_window_holds_no_mask_of_all_pairs() -> None:

@@ -141,7 +141,7 @@ def test_attention_equals_the_cpu(topology: Topology, keys: dict, window: int | 
     results = []
     for device, kept in (("cpu", torch.float32), (topology.device, dtype)):
         attention = Attention(model, layer=0, window=window, sharding=Sharding(topology))
-        initialize_weights(attention, model=model, seed=0, index=1, topology=topology)
+        initialize_weights([(1, attention)], model=model, seed=0, topology=topology)
         attention.to(device, kept)
         hidden = torch.randn(SEQ, ROWS, 128, generator=torch.Generator().manual_seed(2)).to(device, kept)
         hidden.requires_grad_()

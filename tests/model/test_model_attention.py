@@ -71,7 +71,7 @@ def plain_attention(attention: Attention, hidden: torch.Tensor, scale: float) ->
 def test_equals_a_plain_softmax(kind: str, window: int | None) -> None:
     model = small(init_method_std=0.5, **KINDS[kind])
     attention = Attention(model, layer=0, window=window, sharding=Sharding(topology_of()))
-    initialize_weights(attention, model=model, seed=0, index=1, topology=topology_of())
+    initialize_weights([(1, attention)], model=model, seed=0, topology=topology_of())
     hidden = torch.randn(SEQ, 3, 32, generator=torch.Generator().manual_seed(1))
     parameters = list(attention.parameters())
     towards = torch.randn(SEQ, 3, 32, generator=torch.Generator().manual_seed(2))

@@ -9,6 +9,7 @@ from support.models import VOCAB, small, topology_of
 from neox.config.sizes import parameter_counts
 from neox.model.gpt import GPT
 from neox.model.initializers import standard_deviation, stream_seed
+from neox.model.lora import is_adapter
 
 SHAPES = {
     "learned-tied": {},
@@ -63,6 +64,26 @@ def test_a_parameter_depends_on_seed_layer_and_name_alone() -> None:
     assert not torch.equal(two[name], other[name])
     # every machine and every Python must agree on the streams
     assert stream_seed(1234, 1, "attention.dense.weight") == 344088345513784375
+
+
+def test_each_parameter_is_the_beginning_of_its_stream() -> None:
+    """Whatever is drawn beside it, and wherever it is drawn to."""
+    model = small(pos_emb="rotary", init_method_std=0.03, output_layer_init_method="normal", num_layers=6)
+    gpt = GPT(model, vocab_size=VOCAB, topology=topology_of(), seed=3)
+    for name, parameter in gpt.named_parameters():
+        if parameter.dim() > 1:
+            _, index, within = name.split(".", 2)
+            generator = torch.Generator().manual_seed(stream_seed(3, int(index), within))
+            assert torch.equal(parameter, torch.empty(parameter.shape).normal_(0, 0.03, generator=generator)), name
+
+
+def test_what_a_checkpoint_brings_is_not_drawn() -> None:
+    """NaN tells of what it did not bring; adapters it may lack."""
+    arguments = {"vocab_size": VOCAB, "topology": topology_of(), "seed": 3}
+    model = small(lora_rank=2)
+    drawn = dict(GPT(model, **arguments).named_parameters())
+    for name, parameter in GPT(model, **arguments, from_checkpoint=True).named_parameters():
+        assert torch.equal(parameter, drawn[name]) if is_adapter(name) else parameter.isnan().all(), name
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from support.attention import SCALE, SEQ, assert_equal, document_numbers, plain, tensors
+from support.attention import HEADS, SCALE, SEQ, assert_equal, document_numbers, plain, tensors
 from support.models import VOCAB, batch, small, topology_of
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -17,7 +17,9 @@ from neox.model.compiled import compile_blocks
 from neox.model.documents import Documents
 from neox.model.gpt import GPT
 from neox.model.kernels import HALVES, attend, kernel_for
+from neox.model.linear import Sharding
 from neox.model.masks import distances, sequence_blocks, visible
+from neox.model.relative import Alibi, alibi_slopes
 
 CPU = torch.device("cpu")
 
@@ -95,7 +97,7 @@ def test_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert {chosen("window", dtype=dtype) for dtype in HALVES} == {"flash_attn"}
     assert chosen("window", drops=True) == "flash_attn"
-    assert chosen("documents") == "flex"
+    assert chosen("documents") == chosen("biased") == "flex"
     assert chosen("documents", drops=True) == "sdpa", "FlexAttention has no dropout"
     installed.clear()
     assert chosen("window") == "flex"
@@ -110,9 +112,26 @@ def test_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chosen("window") == "sdpa", "Triton would find no compiler"
 
 
+@pytest.mark.usefixtures("on_flex")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_alibi_on_flex(dtype: torch.dtype) -> None:
+    """Every process of a tensor-parallel group has slopes of its own."""
+    model = small(pos_emb="alibi", num_attention_heads=2 * HEADS)
+    alibi = Alibi(model, sharding=Sharding(topology_of(tensor_rank=1, tensor_size=2)))
+    slopes = torch.tensor(alibi_slopes(2 * HEADS)[HEADS:])
+    inputs, towards = tensors(2, dtype)
+    distance = distances(0, SEQ, CPU)
+    for window in (None, 50):
+        found = attend(*inputs, mask=sequence_blocks(SEQ, window, CPU), score=alibi.score(CPU), scale=SCALE)
+        bias = -slopes[:, None, None] * distance
+        assert_equal(found, inputs, towards, visible(distance, window), bias)
+
+
 KINDS = {
     "windows": {"attention_config": [[["global", "local"], 2]], "window_size": 50, "pos_emb": "rotary"},
     "documents": {"attention_config": [[["global", "local"], 2]], "window_size": 50, "num_kv_heads": 2},
+    "alibi": {"attention_config": [[["global", "local"], 2]], "window_size": 50, "pos_emb": "alibi"},
+    "alibi-documents": {"attention_config": [[["global", "local"], 2]], "window_size": 50, "pos_emb": "alibi"},
 }
 
 
@@ -126,7 +145,7 @@ def test_a_compiled_model_on_flex(kind: str, monkeypatch: pytest.MonkeyPatch) ->
     def losses_and_gradients(gpt: GPT) -> list[Tensor]:
         results = []
         for starts in ([60, 131], [7, 140], [190, 33]):
-            documents = Documents(document_numbers(starts), None) if kind == "documents" else None
+            documents = Documents(document_numbers(starts), None) if kind.endswith("documents") else None
             gpt.zero_grad()
             logits = gpt(tokens, documents=documents)
             loss = torch.nn.functional.cross_entropy(logits.transpose(0, 1).flatten(0, 1), labels.flatten())

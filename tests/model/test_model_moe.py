@@ -20,7 +20,7 @@ EXPERTS, SEQ, BATCH, HIDDEN = 4, 12, 2, 32
 def mixture(**keys) -> MixtureOfExperts:
     model = small(moe_num_experts=EXPERTS, init_method_std=0.5, **keys)
     layer = MixtureOfExperts(model, sharding=Sharding(topology_of()))
-    initialize_weights(layer, model=model, seed=3, index=1, topology=topology_of())
+    initialize_weights([(1, layer)], model=model, seed=3, topology=topology_of())
     for name, parameter in layer.named_parameters():
         if name.endswith("bias"):
             parameter.data += torch.linspace(-1, 1, parameter.numel()).view_as(parameter)

@@ -17,17 +17,19 @@ def tensors(groups: int, dtype: torch.dtype, device: str = "cpu") -> tuple[list[
     return [part.requires_grad_() for part in inputs], towards
 
 
-def plain(inputs: list[Tensor], seen: Tensor) -> Tensor:
-    """softmax(SCALE * queries keys^T) values in float64; seen: (rows or 1, 1, queries, keys) bool."""
+def plain(inputs: list[Tensor], seen: Tensor, bias: Tensor | float = 0.0) -> Tensor:
+    """softmax(SCALE * queries keys^T + bias) values in float64; seen: (rows or 1, 1, queries, keys) bool."""
     queries, keys, values = (part.double() for part in inputs)
     keys, values = (part.repeat_interleave(HEADS // part.shape[1], 1) for part in (keys, values))
-    scores = (SCALE * queries @ keys.mT).masked_fill(~seen, -torch.inf)
+    scores = (SCALE * queries @ keys.mT + bias).masked_fill(~seen, -torch.inf)
     return scores.softmax(-1) @ values
 
 
-def assert_equal(found: Tensor, inputs: list[Tensor], towards: Tensor, seen: Tensor) -> None:
+def assert_equal(
+    found: Tensor, inputs: list[Tensor], towards: Tensor, seen: Tensor, bias: Tensor | float = 0.0
+) -> None:
     """The result and its gradients are those of the plain softmax, as exactly as the type allows."""
-    expected = plain(inputs, seen)
+    expected = plain(inputs, seen, bias)
     ours = (found, *torch.autograd.grad(found, inputs, towards))
     theirs = (expected, *torch.autograd.grad(expected, inputs, towards.double()))
     for tensor, other in zip(ours, theirs):

@@ -13,7 +13,7 @@ from neox.config.read import config_from_values
 from neox.config.sections import CheckpointConfig
 from neox.parallel.topology import Topology
 from neox.training.engine import Engine
-from neox.training.pretrain import resume
+from neox.training.pretrain import find_beginning, resume
 from support.engines import ROWS, samples
 
 
@@ -32,9 +32,10 @@ def first_losses(topology: Topology, *, rows: list[tuple[Path, Path]]) -> list[f
             "pipe_parallel_size": topology.pipe_size,
         }
         config = config_from_values(values)
-        engine = Engine(config, topology, config.model.vocab_size)
+        engine = Engine(config, topology, config.model.vocab_size, from_checkpoint=True)
         with Source("load", config.checkpoint.load, topology) as source:
-            progress = resume(engine, config.checkpoint, source, [], topology)
+            beginning = find_beginning(config.checkpoint, source, topology)
+            progress = resume(engine, beginning, [], config.checkpoint, topology)
         section = CheckpointConfig(save=str(save))
         Saver(engine.state, section, to_yaml(config), on_failure=lambda: None, uploader=None).save(progress)
         halves = (half for batch in samples() for half in _halved(batch))

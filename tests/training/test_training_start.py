@@ -34,9 +34,10 @@ from neox.training.pretrain import pretrain
 layers, whole = [], []
 initialize_weights = gpt.initialize_weights
 
-def watched(layer, **arguments):
-    initialize_weights(layer, **arguments)
-    layers.append(layer)
+def watched(numbered, **arguments):
+    numbered = list(numbered)
+    initialize_weights(numbered, **arguments)
+    layers.extend(layer for _, layer in numbered)
     whole.append(sum(any(weight.numel() for weight in layer.parameters()) for layer in layers))
 
 gpt.initialize_weights = watched
