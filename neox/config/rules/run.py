@@ -91,7 +91,7 @@ def rollbacks_have_checkpoints(config: Any) -> Complaints:
 
 def generation_has_weights(config: Any) -> Complaints:
     if config.checkpoint.load is None and config.checkpoint.save is None:
-        yield "load", "is missing: generate.py needs the folder of a checkpoint, in load or save"
+        yield "load", "is missing: the weights come from the folder of a checkpoint, in load or save"
 
 
 def generation_goes_forward(config: Any) -> Complaints:
