@@ -66,6 +66,7 @@ examples:
   python deepy.py train.py configs/20B.yml --explain min_lr         # which file and line set it
   python deepy.py --keys rotary                                    # the keys about something
   python deepy.py generate.py configs/125M.yml --set load=checkpoints text_gen_type=interactive
+  python deepy.py serve.py configs/125M.yml --set load=checkpoints serve_port=8000     # OpenAI's API
 
 exit codes:
   0 done; 1 the run failed; 2 the input or a machine is not right for it, no step was made;
@@ -122,7 +123,9 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     run = parser.add_argument_group("what to run")
-    scripts = run.add_argument("script", metavar="SCRIPT", nargs="?", help="what to run: train.py, generate.py, ...")
+    scripts = run.add_argument(
+        "script", metavar="SCRIPT", nargs="?", help="what to run: train.py, generate.py, serve.py"
+    )
     scripts.completer = argcomplete.ChoicesCompleter(_scripts())
     files = run.add_argument(
         "config", metavar="CONFIG", nargs="*", help="YAML files, read in order; .yml may be left out"

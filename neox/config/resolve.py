@@ -15,7 +15,7 @@ from neox.config.draft import Draft, Refusal
 from neox.config.epochs import epochs_in_steps
 from neox.config.errors import ConfigError
 from neox.config.hosts import Host, hosts_of_run
-from neox.config.sections import DataConfig
+from neox.config.sections import DataConfig, GenerationConfig
 
 SAMPLE_DATA = "data/shakespeare_text_document"
 SAMPLE_TOKENIZER = "GPT2BPETokenizer"
@@ -37,7 +37,12 @@ class Surroundings:
     @property
     def generates(self) -> bool:
         """Whether the script only generates text, on one process."""
-        return Path(self.script).name == "generate.py"
+        return Path(self.script).name in ("generate.py", "serve.py")
+
+    @property
+    def serves(self) -> bool:
+        """Whether the script generates what others ask for."""
+        return Path(self.script).name == "serve.py"
 
     @property
     def trains(self) -> bool:
@@ -74,7 +79,7 @@ def resolve(draft: Draft, around: Surroundings) -> None:
 
 
 def _one_process(draft: Draft, around: Surroundings) -> None:
-    """generate.py runs on one process, whatever layout its checkpoint was trained with."""
+    """generate.py and serve.py run on one process, whatever layout their checkpoint was trained with."""
     if not around.generates:
         return
     layout = {
@@ -89,7 +94,10 @@ def _one_process(draft: Draft, around: Surroundings) -> None:
     aside = [key for key in layout if getattr(view, key) not in (layout[key], None) and key in draft.given]
     aside += [key for key in launch if getattr(draft.config.launch, key) not in (1, -1, None) and key in draft.given]
     if aside:
-        draft.notes.append(f"generate.py runs on one process: {', '.join(aside)} set aside")
+        draft.notes.append(f"{Path(around.script).name} runs on one process: {', '.join(aside)} set aside")
+    told = [key for key in GenerationConfig.model_fields if key in draft.given and key != "generation_batch_size"]
+    if around.serves and told:
+        draft.notes.append(f"serve.py is told by each request: {', '.join(told)} set aside")
     draft.config = draft.config.model_copy(
         update={
             "parallel": draft.config.parallel.model_copy(update=layout),

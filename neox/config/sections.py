@@ -604,7 +604,7 @@ class EvaluationConfig(Section):
 
 
 class GenerationConfig(Section):
-    """What generate.py writes."""
+    """What generate.py writes; serve.py is told by each request."""
 
     text_gen_type: Literal["unconditional", "input-file", "interactive"] | None = Field(
         None, description="where prompts come from; unconditional where neither it nor sample_input_file is given"
@@ -621,7 +621,24 @@ class GenerationConfig(Section):
         None, description="file of the JSON lines; the terminal where it is not given"
     )
     num_samples: PositiveInt = Field(1, description="samples of unconditional generation")
-    generation_batch_size: PositiveInt = Field(16, description="prompts generated together")
+    generation_batch_size: PositiveInt = Field(16, description="texts that are written together, by serve.py too")
+
+
+class ServingConfig(Section):
+    """How serve.py meets the world."""
+
+    serve_host: Annotated[str, Field(min_length=1)] = Field(
+        "127.0.0.1", description="address that serve.py listens at; 0.0.0.0 for all of this machine's"
+    )
+    serve_port: Annotated[int, Field(ge=0, le=65_535)] = Field(
+        8000, description="port that serve.py listens at; 0 for a free one"
+    )
+    serve_max_waiting: NonNegativeInt = Field(
+        128, description="texts that may wait at serve.py for one of the generation_batch_size to end; more are refused"
+    )
+    serve_grace_seconds: NonNegativeFloat = Field(
+        30.0, description="time for the texts at work to end once serve.py was told to stop"
+    )
 
 
 class LaunchConfig(Section):
@@ -706,5 +723,6 @@ class Config(Section):
     monitor: MonitorConfig
     evaluation: EvaluationConfig
     generation: GenerationConfig
+    serving: ServingConfig
     launch: LaunchConfig
     run: RunConfig

@@ -66,6 +66,19 @@ class ChatTemplate:
             said = answer
         return pieces
 
+    def question(self, messages: list[dict]) -> str:
+        """What the assistant's answer to these messages follows. Raises RecordError where the template refuses them."""
+        return self._render(messages, None, add_generation_prompt=True)
+
+    def end_of_turn(self) -> str:
+        """What ends an answer, without white space around it; empty where the template says nothing there, or cannot be asked."""
+        answer = "Eight."
+        messages = [{"role": "user", "content": "Seven?"}, {"role": ASSISTANT, "content": answer}]
+        try:
+            return self._render(messages, None, add_generation_prompt=False).rpartition(answer)[2].strip()
+        except RecordError:
+            return ""
+
     def _render(self, messages: list[dict], tools: Any, *, add_generation_prompt: bool) -> str:
         try:
             return compiled(self.source).render(
@@ -87,12 +100,10 @@ def find_template(given: Path | None, vocab_file: str | None, eod: str) -> ChatT
     ConfigError that names the file where there is none, or it is not a template.
     """
     folder = Path(vocab_file or "").parent
-    path = given or next(
-        (folder / name for name in (TEMPLATE_FILE, TOKENIZER_CONFIG) if (folder / name).is_file()), None
-    )
+    path = given or template_beside(vocab_file)
     if path is None:
         raise ConfigError(
-            f"--chat-template: it is not given, and {folder} has no {TEMPLATE_FILE} or {TOKENIZER_CONFIG}"
+            f"--chat-template: it is not given, and {folder} has no {TEMPLATE_FILE}, and no {TOKENIZER_CONFIG} with a chat_template"
         )
     facts = _tokenizer_config(path if path.suffix == ".json" else folder / TOKENIZER_CONFIG)
     source = _template_of(facts, path) if path.suffix == ".json" else _text(path)
@@ -101,6 +112,16 @@ def find_template(given: Path | None, vocab_file: str | None, eod: str) -> ChatT
     except jinja2.TemplateSyntaxError as error:
         raise ConfigError(f"{path}: it is not a Jinja template (line {error.lineno}: {error.message})") from error
     return ChatTemplate(source, _token(facts, "bos_token", ""), _token(facts, "eos_token", eod))
+
+
+def template_beside(vocab_file: str | None) -> Path | None:
+    """The file with the template, beside the tokenizer's; None where there is none."""
+    if vocab_file is None:
+        return None
+    alone, among_others = (Path(vocab_file).parent / name for name in (TEMPLATE_FILE, TOKENIZER_CONFIG))
+    if alone.is_file():
+        return alone
+    return among_others if _tokenizer_config(among_others).get("chat_template") else None
 
 
 @lru_cache(maxsize=4)

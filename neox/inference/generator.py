@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
-
-from neox.inference.sampling import Sampling, sample
-from neox.model.gpt import GPT
+from neox.inference.decoding import Batch, Row
+from neox.inference.sampling import Sampling
 
 
 @dataclass
@@ -26,19 +23,11 @@ class Completion:
 
 
 class Generator:
-    """Continues prompts with a model, keeping keys and values of what it has read.
+    """Continues prompts, all that are given at a time together."""
 
-    vocab_size: the tokenizer's; ids beyond it, which pad the vocabulary, are never chosen. max_positions: longest
-    sequence, prompt included. eod: id that ends a document, None where there is none.
-    """
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
 
-    def __init__(self, model: GPT, *, vocab_size: int, max_positions: int, eod: int | None) -> None:
-        self._model = model.eval()
-        self._vocab_size = vocab_size
-        self._max_positions = max_positions
-        self._eod = eod
-
-    @torch.inference_mode()
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
@@ -47,67 +36,22 @@ class Generator:
         sampling: Sampling,
         seeds: Sequence[int],
     ) -> list[Completion]:
-        """Continue each prompt (at least one id) by up to `maximum_tokens`, all prompts together.
+        """Continue each prompt (at least one id) by up to `maximum_tokens`.
 
-        Each row draws from its own seed, so that what it becomes does not depend on the others in the batch.
+        Each row draws from its own seed, so that what it becomes does not depend on the others.
         """
-        completions = [Completion() for _ in prompts]
-        # how many tokens each row may still get
-        room = [min(maximum_tokens, self._max_positions - len(prompt)) for prompt in prompts]
-        for prompt, space, completion in zip(prompts, room, completions):
-            if space <= 0:
-                completion.message = (
-                    f"nothing was generated: the prompt has {len(prompt):,} tokens, "
-                    f"and the model {self._max_positions:,} positions"
-                )
-        rows = [row for row, space in enumerate(room) if space > 0]
-        if not rows:
-            return completions
+        positions = self._batch.max_positions
+        limits = [min(maximum_tokens, positions - len(prompt)) for prompt in prompts]
+        rows = [Row(prompt, limit, sampling, seed) for prompt, limit, seed in zip(prompts, limits, seeds)]
+        self._batch.join([row for row in rows if row.limit > 0])
+        while self._batch.rows:
+            self._batch.step()
+        return [Completion(row.ids, row.finished, self._message(row, maximum_tokens)) for row in rows]
 
-        steps = max(room[row] for row in rows)
-        uniforms = self._uniforms([seeds[row] for row in rows], steps, sampling)
-        tokens, padding = self._aligned_at_the_end([prompts[row] for row in rows])
-        # the last token is not read any more
-        cache = self._model.new_cache(len(rows), max_length=tokens.shape[1] + steps - 1, padding=padding)
-        for step in range(steps):
-            logits = self._model(tokens, cache, last_only=True)[-1, :, : self._vocab_size]
-            chosen = sample(logits, sampling, uniforms[:, step])
-            going_on = []
-            for place, (row, token) in enumerate(zip(rows, chosen.tolist())):
-                completion = completions[row]
-                if token == self._eod:
-                    completion.finished = True
-                    continue
-                completion.ids.append(token)
-                if len(completion.ids) < room[row]:
-                    going_on.append(place)
-                elif room[row] < maximum_tokens:
-                    completion.message = f"stopped at the last of the model's {self._max_positions:,} positions"
-            if not going_on:
-                break
-            tokens = chosen.unsqueeze(1)
-            if len(going_on) < len(rows):
-                kept = torch.tensor(going_on, device=tokens.device)
-                tokens, uniforms = tokens[kept], uniforms[kept]
-                cache.keep_rows(kept)
-                rows = [rows[place] for place in going_on]
-        return completions
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self._model.parameters()).device
-
-    def _aligned_at_the_end(self, prompts: list[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Prompts as (batch, longest) ids with padding before the shorter ones, and its length in each row (batch,)."""
-        longest = max(map(len, prompts))
-        # any id serves: nobody sees the padding
-        rows = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-        padding = [longest - len(prompt) for prompt in prompts]
-        return torch.tensor(rows, device=self._device), torch.tensor(padding, device=self._device)
-
-    def _uniforms(self, seeds: list[int], steps: int, sampling: Sampling) -> Tensor:
-        """Numbers of [0, 1) for every row and step, (batch, steps) float64; drawn on the CPU, so that every device agrees."""
-        if sampling.greedy:
-            return torch.zeros(len(seeds), steps, dtype=torch.float64, device=self._device)
-        rows = [torch.rand(steps, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        return torch.stack(rows).to(self._device)
+    def _message(self, row: Row, maximum_tokens: int) -> str | None:
+        positions = f"{self._batch.max_positions:,} positions"
+        if row.limit <= 0:
+            return f"nothing was generated: the prompt has {len(row.prompt):,} tokens, and the model {positions}"
+        if not row.finished and row.limit < maximum_tokens:
+            return f"stopped at the last of the model's {positions}"
+        return None

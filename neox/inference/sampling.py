@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,3 +57,16 @@ def sample(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> Tensor:
     if sampling.greedy:
         return logits.argmax(dim=-1)
     return draw(distribution(logits, sampling), uniforms)
+
+
+def sample_each(logits: Tensor, samplings: Sequence[Sampling], uniforms: Tensor) -> Tensor:
+    """Next token ids (batch,) as `sample` has them, each row in its own way; rows of one way are chosen together."""
+    rows_of: dict[Sampling, list[int]] = {}
+    for row, sampling in enumerate(samplings):
+        rows_of.setdefault(sampling, []).append(row)
+    if len(rows_of) == 1:
+        return sample(logits, samplings[0], uniforms)
+    chosen = torch.empty(len(samplings), dtype=torch.int64, device=logits.device)
+    for sampling, rows in rows_of.items():
+        chosen[rows] = sample(logits[rows], sampling, uniforms[rows])
+    return chosen

@@ -15,7 +15,7 @@ from neox.config.gpus import GPUS
 from neox.config.memory import Memory, memory
 from neox.config.mup import width_multiplier
 from neox.config.sections import Config
-from neox.config.shapes import tokens_per_sample
+from neox.config.shapes import head_width, kv_heads, tokens_per_sample
 from neox.config.sizes import (
     ParameterCounts,
     blocks_of_stage,
@@ -102,8 +102,24 @@ class Plan:
     def checkpoint_bytes(self) -> int:
         """Bytes of one checkpoint: weights and moments in fp32, each once, and frozen weights as the model computes with them."""
         trained = self.parameters.trainable
-        frozen_bytes = FP32 if self.config.precision.precision == "fp32" else FP16
-        return (FP32 + moment_bytes(self.config)) * trained + frozen_bytes * (self.parameters.total - trained)
+        frozen = self.parameters.total - trained
+        return (FP32 + moment_bytes(self.config)) * trained + self._number_bytes * frozen
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights alone, as the model computes with them."""
+        return self._number_bytes * self.parameters.total
+
+    @property
+    def cache_bytes(self) -> int:
+        """Most bytes of the keys and values of all texts that are written together."""
+        model = self.config.model
+        numbers = 2 * model.num_layers * kv_heads(model) * head_width(model) * model.max_position_embeddings
+        return self._number_bytes * numbers * self.config.generation.generation_batch_size
+
+    @property
+    def _number_bytes(self) -> int:
+        return FP32 if self.config.precision.precision == "fp32" else FP16
 
     @property
     def checkpoints(self) -> int:

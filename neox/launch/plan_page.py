@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
@@ -58,6 +59,15 @@ def _lines(plan: Plan, trains: bool) -> Iterator[tuple[str, str]]:
         yield "", line
     if trains:
         yield from _training(plan)
+    if Path(plan.script).name == "serve.py":
+        yield from _serving(plan)
+
+
+def _serving(plan: Plan) -> Iterator[tuple[str, str]]:
+    serving, rows = plan.config.serving, plan.config.generation.generation_batch_size
+    yield "address", f"http://{serving.serve_host}:{serving.serve_port}"
+    yield "at once", f"{rows} texts, and {serving.serve_max_waiting} more that wait"
+    yield "memory", f"{_bytes(plan.weight_bytes)} of weights; keys and values take up to {_bytes(plan.cache_bytes)}"
 
 
 def _training(plan: Plan) -> Iterator[tuple[str, str]]:

@@ -104,10 +104,14 @@ class Attention(nn.Module):
         if self.rotary is None:
             return None, None
         length = max(seq if cache is None else cache.max_length, self.rotary.max_positions)
-        seen = 0
-        if self.rotary.is_dynamic:
-            seen = seq if cache is None else int(cache.positions(seq).max()) + 1
-        cos, sin = self.tables(length, device, seen)
+        if self.rotary.is_dynamic and cache is not None:
+            # each row by its own length, whatever is batched with it; up to what it was trained for, they turn alike
+            positions = cache.positions(seq).t()
+            seen = [max(last + 1, self.rotary.trained_positions) for last in positions[:, -1].tolist()]
+            tables = [self.tables(length, device, own) for own in seen]
+            cos, sin = (torch.stack([table[row] for table, row in zip(kind, positions)]) for kind in zip(*tables))
+            return cos[:, None, None], sin[:, None, None]
+        cos, sin = self.tables(length, device, seq if self.rotary.is_dynamic else 0)
         if cache is not None:
             positions = cache.positions(seq).t()
         elif documents is not None and documents.positions is not None:

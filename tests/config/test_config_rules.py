@@ -258,7 +258,7 @@ CASES = {
         "train_impl",
         "dpo compares with the weights that it begins with: give load and finetune: true",
     ),
-    "generation_has_weights": ({}, "load", "generate.py needs the folder of a checkpoint, in load or save"),
+    "generation_has_weights": ({}, "load", "the weights come from the folder of a checkpoint"),
     "generation_goes_forward": ({"load": "l", "train_impl": "mlm"}, "train_impl", "cannot continue texts"),
     "generation_has_prompts": (
         {"load": "l", "text_gen_type": "input-file"},

@@ -1,7 +1,9 @@
 import pytest
 import torch
+from support.counting import Counting
 
 from neox.config.sections import ModelConfig, ParallelConfig
+from neox.inference.decoding import Batch
 from neox.inference.generator import Generator
 from neox.inference.sampling import Sampling
 from neox.model.gpt import GPT
@@ -41,7 +43,7 @@ def model(request, topology):
 
 
 def generator(model, eod=None, positions=POSITIONS):
-    return Generator(model, vocab_size=VOCAB, max_positions=positions, eod=eod)
+    return Generator(Batch(model, vocab_size=VOCAB, max_positions=positions, eod=eod))
 
 
 def without_cache(model, prompt, count):
@@ -79,50 +81,19 @@ def test_second_call_knows_nothing_of_the_first(model):
     assert one.generate([[5, 6]], maximum_tokens=8, sampling=Sampling(1.0), seeds=[4]) != first
 
 
-class CountingCache:
-    """Counts what is read, as the real one does, and refuses more than it was made for."""
-
-    def __init__(self, batch_size, max_length, padding):
-        assert len(padding) == batch_size
-        self.batch_size, self.max_length, self.length = batch_size, max_length, 0
-
-    def keep_rows(self, rows):
-        self.batch_size = len(rows)
-
-
-class Counting(torch.nn.Module):
-    """Instead of a model: the next token is the last plus one; the likeliest of all are the padded ids."""
-
-    def __init__(self):
-        super().__init__()
-        self.unused = torch.nn.Parameter(torch.zeros(1))
-
-    def new_cache(self, batch_size, max_length, padding):
-        return CountingCache(batch_size, max_length, padding)
-
-    def forward(self, tokens, cache, last_only):
-        cache.length += tokens.shape[1]
-        assert cache.length <= cache.max_length
-        assert tokens.shape[0] == cache.batch_size
-        assert last_only
-        logits = torch.nn.functional.one_hot(tokens[:, -1] + 1, VOCAB + 3).float() * 50
-        logits[:, VOCAB:] = 1000
-        return logits.unsqueeze(0)
-
-
 def test_ends_at_the_end_of_the_document():
-    [completion] = generator(Counting(), eod=9).generate([[5]], maximum_tokens=20, sampling=Sampling(), seeds=[0])
+    [completion] = generator(Counting(VOCAB), eod=9).generate([[5]], maximum_tokens=20, sampling=Sampling(), seeds=[0])
     assert (completion.ids, completion.finished, completion.message) == ([6, 7, 8], True, None)
 
 
 def test_ends_at_maximum_tokens():
-    [completion] = generator(Counting(), eod=9).generate([[1]], maximum_tokens=3, sampling=Sampling(), seeds=[0])
+    [completion] = generator(Counting(VOCAB), eod=9).generate([[1]], maximum_tokens=3, sampling=Sampling(), seeds=[0])
     assert (completion.ids, completion.finished, completion.message) == ([2, 3, 4], False, None)
 
 
 def test_ends_at_the_last_position_and_says_so():
     prompts = [[0, 0, 1], [7]]
-    short, long = generator(Counting(), positions=5).generate(
+    short, long = generator(Counting(VOCAB), positions=5).generate(
         prompts, maximum_tokens=4, sampling=Sampling(), seeds=[0, 0]
     )
     assert (short.ids, short.finished) == ([2, 3], False)
@@ -131,7 +102,7 @@ def test_ends_at_the_last_position_and_says_so():
 
 
 def test_a_prompt_that_fills_all_positions_is_told_and_the_others_go_on():
-    full, other = generator(Counting(), positions=5).generate(
+    full, other = generator(Counting(VOCAB), positions=5).generate(
         [[1] * 7, [1]], maximum_tokens=2, sampling=Sampling(), seeds=[0, 0]
     )
     assert full.ids == []
@@ -141,6 +112,6 @@ def test_a_prompt_that_fills_all_positions_is_told_and_the_others_go_on():
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(3.0), Sampling(1.0, 5, 0.5)])
 def test_padded_ids_are_never_chosen(sampling):
-    [completion] = generator(Counting()).generate([[1]], maximum_tokens=20, sampling=sampling, seeds=[0])
+    [completion] = generator(Counting(VOCAB)).generate([[1]], maximum_tokens=20, sampling=sampling, seeds=[0])
     assert len(completion.ids) == 20
     assert max(completion.ids) < VOCAB

@@ -23,6 +23,7 @@ from neox.checkpoint.publish import Counters, Progress, publish_state
 from neox.checkpoint.tensors import WEIGHT, Piece, Weight, write_tensors
 from neox.config.flat import to_yaml
 from neox.config.sections import Config, TokenizerConfig
+from neox.inference.decoding import Batch
 from neox.inference.generator import Generator
 from neox.inference.sampling import Sampling
 from neox.interop.huggingface import export_folder
@@ -57,10 +58,12 @@ def main() -> None:
     model = GPT(config.model, vocab_size=vocab_size, topology=topology, seed=config.run.seed)
     theirs = _exported(model, config, vocab_size, options.folder, dtype).to(topology.device)
     generator = Generator(
-        model.to(topology.device, dtype),
-        vocab_size=vocab_size,
-        max_positions=config.model.max_position_embeddings,
-        eod=None,
+        Batch(
+            model.to(topology.device, dtype),
+            vocab_size=vocab_size,
+            max_positions=config.model.max_position_embeddings,
+            eod=None,
+        )
     )
     memory = torch.ones(READ_BYTES // 4, device=topology.device)
     rows, read = [], []

@@ -105,7 +105,7 @@ def profiles_have_steps_and_a_place(config: Any) -> Complaints:
 
 def generation_has_weights(config: Any) -> Complaints:
     if config.checkpoint.load is None and config.checkpoint.save is None:
-        yield "load", "is missing: generate.py needs the folder of a checkpoint, in load or save"
+        yield "load", "is missing: the weights come from the folder of a checkpoint, in load or save"
 
 
 def generation_goes_forward(config: Any) -> Complaints:
