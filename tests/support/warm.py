@@ -23,8 +23,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import NoReturn
 
-import torch._inductor.select_algorithm  # noqa: F401 (torch imports it in the first step of every run)
-
 import deepy  # noqa: F401
 import generate  # noqa: F401
 import train  # noqa: F401
@@ -67,35 +65,36 @@ class Forked(subprocess.Popen):
             preexec_fn()
             become(argv[1:], env)
 
-        sys.stdout.flush(), sys.stderr.flush()  # not twice
+        sys.stdout.flush()  # or the child would write it too
         super().__init__(argv, env=env, preexec_fn=go_on, **options)
 
 
 def become(argv: list[str], environment: dict[str, str]) -> NoReturn:
     """Go on as a Python that starts with these arguments and this environment, and end as it does."""
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # not for this process; Popen waits for the end of one of them
+    gc.enable()  # Popen has it wait for the new program
+    _as_new_signals()
+    os.environ.clear()
+    os.environ.update(environment)
+    if "NEOX_FAULT" in environment:
+        runpy.run_path(FAULTS)
+    unbuffered = argv[0] == "-u"
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stdout.reconfigure(write_through=unbuffered)
+    sys.argv = list(argv[unbuffered:])
     code = FAILED
     try:
-        os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # not for this process; Popen waits for the end of one of them
-        gc.enable()  # Popen has it wait for the new program
-        _as_new_signals()
-        os.environ.clear()
-        os.environ.update(environment)
-        if "NEOX_FAULT" in environment:
-            runpy.run_path(FAULTS)
-        unbuffered = argv[0] == "-u"
-        sys.stdout, sys.stderr = (open(descriptor, "w", buffering=1, closefd=False) for descriptor in (1, 2))  # noqa: SIM115
-        sys.stdout.reconfigure(line_buffering=False, write_through=unbuffered)
-        sys.argv = list(argv[unbuffered:])
         runpy.run_path(sys.argv[0], run_name="__main__")
         code = 0
     except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else FAILED if end.code else 0
+        code = end.code or 0
     except BaseException:
         traceback.print_exc()
     finally:
+        # as at the end of a Python, which has more to take apart
         threading._shutdown()
         atexit._run_exitfuncs()
-        sys.stdout.flush(), sys.stderr.flush()
+        sys.stdout.flush()
         os._exit(code)
 
 
