@@ -22,6 +22,7 @@ from neox.data.preprocess import PreprocessJob, preprocess
 from neox.data.store import NO_LABEL, StoreWriter
 from neox.parallel.topology import Topology
 from neox.tokenizer.tokenizer import build_tokenizer
+from tools import inspect_dataset
 
 ROOT = Path(__file__).parents[2]
 CHARACTERS = TokenizerConfig(tokenizer_type="CharLevelTokenizer")
@@ -69,15 +70,25 @@ def test_the_blend_is_drawn_as_training_draws_it(prefix):
     assert (alone.share, alone.drawn) == (1, 1) and alone.times == pytest.approx(40 / 14)  # 4 of 5 documents
 
 
-def tool(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "tools/inspect_dataset.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+@pytest.fixture
+def tool(capsys):
+    """Run the tool, in this process."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        try:
+            code = inspect_dataset.main(list(arguments))
+        except SystemExit as end:
+            code = end.code
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, code, said.out, said.err)
+
+    return run
 
 
 def test_tool(prefix):
-    done = tool(
-        f"{prefix}.idx", "--check", "--documents", "1", "--sample", "0", "--tokenizer-type", "CharLevelTokenizer"
-    )
+    looked = ["--check", "--documents", "1", "--sample", "0", "--tokenizer-type", "CharLevelTokenizer"]
+    command = [sys.executable, "tools/inspect_dataset.py", f"{prefix}.idx", *looked]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for expected in (
         "5 documents, 114 tokens (uint16)",
@@ -89,7 +100,7 @@ def test_tool(prefix):
         assert expected in done.stdout
 
 
-def test_tool_shows_what_is_learned(prefix, tmp_path):
+def test_tool_shows_what_is_learned(prefix, tmp_path, tool):
     labels = [numpy.frombuffer(text.encode(), dtype=numpy.uint8).astype(numpy.int32) for text in TEXTS]
     labels[3][[0, 3, 4]] = NO_LABEL
     with StoreWriter(tmp_path / "labels", numpy.int32) as store:
@@ -103,7 +114,7 @@ def test_tool_shows_what_is_learned(prefix, tmp_path):
     assert done.returncode == 2 and "gone.idx" in done.stderr
 
 
-def test_tool_finds_damage(prefix):
+def test_tool_finds_damage(prefix, tool):
     content = numpy.fromfile(f"{prefix}.bin", dtype=numpy.uint16)
     content[3] += 1
     content.tofile(f"{prefix}.bin")
@@ -115,7 +126,7 @@ def test_tool_finds_damage(prefix):
     assert tool(prefix, "--check").returncode == 2
 
 
-def test_page_of_a_configuration(prefix, tmp_path):
+def test_page_of_a_configuration(prefix, tmp_path, tool):
     """What a run reads, in one file that refers to no other."""
     config = {
         "train_data_paths": [prefix, prefix],
@@ -125,7 +136,7 @@ def test_page_of_a_configuration(prefix, tmp_path):
     (tmp_path / "data.yml").write_text(json.dumps(config))
     done = tool(
         "--configs",
-        "configs/19M.yml",
+        f"{ROOT}/configs/19M.yml",
         str(tmp_path / "data.yml"),
         "--first",
         "100",

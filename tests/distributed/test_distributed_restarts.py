@@ -23,10 +23,10 @@ def test_a_rank_that_hangs_is_told_with_the_stacks_of_the_others_and_starts_agai
     char_data: Path, tmp_path: Path
 ) -> None:
     """FAULTS 14 and 16: rank 1 stands still in the third step of its first life; the second life has two steps left."""
-    keys = {**KEYS, "train_iters": 4, "hang_timeout_seconds": 20, "max_restarts": 1}
+    keys = {**KEYS, "train_iters": 4, "hang_timeout_seconds": 10, "max_restarts": 1}
     config = write_config(tmp_path, char_data, **keys)
     output = run("train.py", config, **FAULTS, NEOX_FAULT="step:stop:3", NEOX_FAULT_RANK="1")
-    assert "Timeout (0:00:20)!" in output
+    assert "Timeout (0:00:10)!" in output
     assert 'loop.py", line' in output, "a stack shows where it hangs"
     assert "rank 0 failed with exit code 1" in output
     assert "restart 1 of 1" in output and "at iteration 2" in output

@@ -157,7 +157,7 @@ def test_a_signal_saves_and_exits_75(number, char_data: Path, tmp_path: Path) ->
 
 
 def test_ctrl_c_before_a_run_hears_it_is_no_traceback(char_data: Path, tmp_path: Path) -> None:
-    process = start("train.py", write_config(tmp_path, char_data, **SIX_STEPS))
+    process = start("train.py", write_config(tmp_path, char_data, **SIX_STEPS), fresh=True)
     process.stdout.readline()  # of the plan, after which the processes start and import
     time.sleep(1)
     process.send_signal(signal.SIGINT)

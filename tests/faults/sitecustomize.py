@@ -95,14 +95,21 @@ class Wrapper(importlib.abc.MetaPathFinder):
 
         def exec_module(module):
             execute(module)
-            original = getattr(module, self.function)
-            setattr(module, self.function, wrap(original, self.when, self.action, self.counts))
+            self.install(module)
 
         spec.loader.exec_module = exec_module
         return spec
+
+    def install(self, module):
+        original = getattr(module, self.function)
+        setattr(module, self.function, wrap(original, self.when, self.action, self.counts))
 
 
 fault = os.environ.get("NEOX_FAULT")
 if fault and os.environ.get("RANK") == os.environ.get("NEOX_FAULT_RANK", "0"):
     point, action, counts = (fault.split(":") + ["1"])[:3]
-    sys.meta_path.insert(0, Wrapper(*POINTS[point], ACTIONS[action], [int(count) for count in counts.split(",")]))
+    wrapper = Wrapper(*POINTS[point], ACTIONS[action], [int(count) for count in counts.split(",")])
+    if wrapper.module in sys.modules:  # in a fork of a process that has imported it
+        wrapper.install(sys.modules[wrapper.module])
+    else:
+        sys.meta_path.insert(0, wrapper)

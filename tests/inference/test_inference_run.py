@@ -5,8 +5,7 @@ import subprocess
 import sys
 
 import pytest
-
-from tests.support.runs import ROOT, finish, start, write_config
+from support.runs import ROOT, finish, start, write_config
 
 TEXTS = {"maximum_tokens": 20, "temperature": 1.0, "num_samples": 3}
 
@@ -42,11 +41,12 @@ def test_the_same_seed_writes_the_same_texts(trained, tmp_path):
     assert all(record["length"] == 20 or record["finished"] for record in records)
 
     output = tmp_path / "texts.jsonl"
-    generate(trained, f"sample_output_file={output}", "generation_batch_size=2")
+    finish(start("generate.py", trained, "--set", f"sample_output_file={output}", "generation_batch_size=2"))
     again = [json.loads(line) for line in output.read_text().splitlines()]
     assert [record["text"] for record in again] == [record["text"] for record in records]
 
-    other = [json.loads(line) for line in generate(trained, "seed=99").splitlines()]
+    finish(start("generate.py", trained, "--set", f"sample_output_file={output}", "seed=99"))
+    other = [json.loads(line) for line in output.read_text().splitlines()]
     assert [record["text"] for record in other] != [record["text"] for record in records]
 
 

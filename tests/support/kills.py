@@ -10,10 +10,10 @@ ends the ranks that are left as deepy.py's does. The last life ends by itself. P
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import math
 import os
+import runpy
 import signal
 import sys
 import time
@@ -30,7 +30,7 @@ from neox.launch.port import free_port
 from neox.launch.supervise import die_with
 from neox.training import pretrain
 
-FAULTS = Path(__file__).parents[1] / "faults" / "sitecustomize.py"
+FAULTS = f"{Path(__file__).parents[1]}/faults/sitecustomize.py"
 GRACE_SECONDS = 5.0
 DONE, KILLED, FAILED = 0, 1, 2
 
@@ -108,7 +108,8 @@ def _fork(config: Config, rank: int, port: int, told: int, fault: str | None, di
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": world_size}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         if fault:
-            _install(fault)
+            os.environ["NEOX_FAULT"] = fault
+            runpy.run_path(FAULTS)
         train = pretrain.train
 
         def tell(*args, **keywords):
@@ -122,16 +123,6 @@ def _fork(config: Config, rank: int, port: int, told: int, fault: str | None, di
         traceback.print_exc()
     finally:
         os._exit(code)
-
-
-def _install(fault: str) -> None:
-    spec = importlib.util.spec_from_file_location("faults", FAULTS)
-    faults = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(faults)
-    point, action, count = fault.split(":")
-    module, function, when = faults.POINTS[point]
-    original = getattr(sys.modules[module], function)
-    setattr(sys.modules[module], function, faults.wrap(original, when, faults.ACTIONS[action], [int(count)]))
 
 
 def main(runs: list[dict]) -> None:

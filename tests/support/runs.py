@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from neox.checkpoint.tensors import StateReader
+from support.forks import Fork
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_SECONDS = 150
@@ -54,12 +55,19 @@ def write_config(folder: Path, data_prefix: Path, **keys) -> Path:
     return path
 
 
-def start(script: str | Path, *arguments: str | Path, **environment: str) -> subprocess.Popen:
-    """Start `deepy.py SCRIPT ARGUMENT...` in a process group of its own, one thread a process."""
+def start(
+    script: str | Path, *arguments: str | Path, fresh: bool = False, **environment: str
+) -> subprocess.Popen | Fork:
+    """Start `deepy.py SCRIPT ARGUMENT...` in a process group of its own, one thread a process. Its processes fork from one that has
+    imported what they need; where they are to be `fresh`, each is a new Python, as it is when a shell starts the launcher."""
+    argv = ["deepy.py", str(script), *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment}
+    if not fresh:
+        return Fork(argv, environment)
     return subprocess.Popen(
-        [sys.executable, "deepy.py", str(script), *map(str, arguments)],
+        [sys.executable, *argv],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment},
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -67,7 +75,7 @@ def start(script: str | Path, *arguments: str | Path, **environment: str) -> sub
     )
 
 
-def finish(process: subprocess.Popen, expect: int | None = 0) -> str:
+def finish(process: subprocess.Popen | Fork, expect: int | None = 0) -> str:
     """Wait for a run to end with the expected exit code, None for any; return what it printed."""
     try:
         output, _ = process.communicate(timeout=TIMEOUT_SECONDS)
@@ -79,15 +87,25 @@ def finish(process: subprocess.Popen, expect: int | None = 0) -> str:
     return output
 
 
-def run(script: str | Path, *arguments: str | Path, expect: int | None = 0, **environment: str) -> str:
+def run(
+    script: str | Path, *arguments: str | Path, expect: int | None = 0, fresh: bool = False, **environment: str
+) -> str:
     """Start a run, wait for its end, and return what it printed."""
-    return finish(start(script, *arguments, **environment), expect)
+    return finish(start(script, *arguments, fresh=fresh, **environment), expect)
 
 
-def run_rows(root: Path, data_prefix: Path, rows: dict[str, dict], expect: int | None = 0, **environment: str) -> str:
+def run_rows(
+    root: Path,
+    data_prefix: Path,
+    rows: dict[str, dict],
+    expect: int | None = 0,
+    fresh: bool = False,
+    **environment: str,
+) -> str:
     """Train the rows, each in its folder of `root`, one after another in the processes of one launch; return what it printed."""
     configs = [write_config(root / name, data_prefix, **keys) for name, keys in rows.items()]
-    return run("tests/support/rows.py", configs[0], expect=expect, NEOX_ROWS=":".join(map(str, configs)), **environment)
+    listed = ":".join(map(str, configs))
+    return run("tests/support/rows.py", configs[0], expect=expect, fresh=fresh, NEOX_ROWS=listed, **environment)
 
 
 def assert_same_curve(measured: list, expected: list, tolerance: float = 1e-5) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import os
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -17,7 +16,8 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
+from support.forks import Fork
+
 TIMEOUT_SECONDS = 300
 
 
@@ -31,19 +31,15 @@ def run_workers(
         port = listener.getsockname()[1]
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
         "WORLD_SIZE": str(processes),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
     }
     workers, logs = [], [folder / f"rank{rank}.log" for rank in range(processes)]
     for rank, log in enumerate(logs):
         with log.open("wb") as output:
-            command = [sys.executable, "-m", "support.workers", str(folder)]
             ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            workers.append(subprocess.Popen(command, env={**environment, **ranks}, stdout=output, stderr=output))
+            workers.append(Fork([__file__, str(folder)], {**environment, **ranks}, output))
     try:
         _wait(workers, logs)
     finally:
@@ -53,7 +49,7 @@ def run_workers(
     return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(processes)]
 
 
-def _wait(workers: list[subprocess.Popen], logs: list[Path]) -> None:
+def _wait(workers: list[Fork], logs: list[Path]) -> None:
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while any(worker.poll() is None for worker in workers):
         if time.monotonic() > deadline or any(worker.poll() for worker in workers):

@@ -60,6 +60,6 @@ def test_zero_imports_no_compiler_and_stage_3_holds_a_layer_at_a_time(
     config = write_config(tmp_path, char_data, num_gpus=2, train_iters=1, save=None, zero_optimization={"stage": stage})
     script = tmp_path / "two_replicas.py"
     script.write_text(TWO_REPLICAS + IMPORTED)
-    said = run(script, config, CONFIG=str(config)).splitlines()
+    said = run(script, config, fresh=True, CONFIG=str(config)).splitlines()
     assert "imported:" in said, f"a compiler is imported: {said}"
     assert f"layers at a time: {layers}" in said, said
