@@ -32,6 +32,7 @@ LIFELINE_SECONDS = 5.0  # between a cluster's signal and the end of the input, w
 PASSED = {number.name for number in FORWARDED}
 RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_NODEID")  # of a host: OpenMPI's, MPICH's, Slurm's
 # Of MPI: its processes are ours, which have no part in it; from its variables DeepSpeed would take their places.
+HERE = "neox.launch.node is here: "  # and the host's number: the first line of an agent's output
 MPI_VARIABLES = ("OMPI_", "PMIX_", "PMI_", "MPI_", "HYDI_", "HYDRA_")
 
 
@@ -77,13 +78,20 @@ class Ending:
 def main(argv: Sequence[str]) -> int:
     """Run the node's share; returns the exit code."""
     arguments = _parser().parse_args(argv)
-    os.chdir(arguments.folder)
     orders = Orders(arguments.orders)
-    environ = {**os.environ, **orders.environment()}
+    try:
+        os.chdir(arguments.folder)
+        environ = {**os.environ, **orders.environment()}
+    except OSError as error:
+        where = f"{socket.gethostname()}: {error.filename}: {error.strerror}"
+        print(f"{where}: all machines must see the folder that the run is started in, under the same name", flush=True)
+        Ending(REFUSED, socket.gethostname()).tell()
+        return FAILED
     of_workers = {name: value for name, value in environ.items() if not name.startswith(MPI_VARIABLES)}
     of_workers["TTY_COMPATIBLE"] = "0"  # mpirun gives them a terminal, and nobody sits at it
     slots = [tuple(int(slot) for slot in part.split(",")) for part in arguments.slots.split(":")]
     rank = node_rank(environ) if arguments.node_rank is None else arguments.node_rank
+    print(f"{HERE}{rank}", flush=True)
     node = Node(
         first_rank=sum(map(len, slots[:rank])),
         slots=slots[rank],
