@@ -4,9 +4,10 @@
     <save>/latest            the name of the newest complete one
 
 A checkpoint is written under a temporary name and appears under its own by one rename, after its manifest (size and
-SHA-256 of each file, and the SHA-256 of the manifest itself) is on the disk; `latest` is replaced last. So a folder named `global_step<N>` is complete, and
-what a killed run leaves behind starts with a dot and is swept away by the next start or save: `.tmp-` is not complete yet,
-`.old-` is on its way out, and `.replaced-` makes room for another of the same step, and comes back where that did not come.
+SHA-256 of each file, and the SHA-256 of what it says itself) is on the disk; `latest` is replaced last. So a folder named
+`global_step<N>` is complete, and what a killed run leaves behind starts with a dot and is swept away by the next start or
+save: `.tmp-` is not complete yet, `.old-` is on its way out, and `.replaced-` made room for another of the same step; where
+that did not come, it has its name again.
 """
 
 from __future__ import annotations
@@ -85,7 +86,9 @@ def sweep(save: Path) -> None:
     """Remove what killed runs have left; what one was about to replace has its name again."""
     for replaced in save.glob(f"{REPLACED}*"):
         final = save / replaced.name.removeprefix(REPLACED)
-        if not final.exists():
+        if final.exists():
+            _retire(replaced, final.name)
+        else:
             replaced.rename(final)
     for folder in _left_over(save):
         _remove(folder)
@@ -101,8 +104,7 @@ def left_over_bytes(save: Path) -> int:
 
 
 def _left_over(save: Path) -> list[Path]:
-    replaced = (folder for folder in save.glob(f"{REPLACED}*") if (save / folder.name.removeprefix(REPLACED)).exists())
-    return [*save.glob(".tmp-global_step*"), *save.glob(".old-global_step*"), *replaced]
+    return [*save.glob(".tmp-global_step*"), *save.glob(".old-global_step*")]
 
 
 def discard(save: Path, step: int) -> None:
@@ -113,6 +115,13 @@ def discard(save: Path, step: int) -> None:
 def _remove(folder: Path) -> None:
     """Remove a folder that is no checkpoint any more, as far as the disk lets us: the next save sweeps up the rest."""
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _retire(folder: Path, name: str) -> None:
+    """Remove a checkpoint that had this name; renamed first, since one that is half removed must not look like a checkpoint."""
+    doomed = folder.with_name(f".old-{name}")
+    folder.rename(doomed)
+    _remove(doomed)
 
 
 def publish(save: Path, step: int, entries: list[FileEntry], written_by: Mapping[str, int]) -> Path:
@@ -136,7 +145,7 @@ def _name(folder: Path, final: Path) -> None:
         replaced = final.with_name(f"{REPLACED}{final.name}")
         final.rename(replaced)
         folder.rename(final)
-        _remove(replaced)
+        _retire(replaced, final.name)
     else:
         folder.rename(final)
     flush_folder(final.parent)
@@ -237,8 +246,5 @@ def prune(save: Path, keep: int | None, spared: Collection[str] = ()) -> list[st
     spared = {(save / LATEST).read_text().strip(), *spared}
     removed = [name for name in map(step_name, steps(save)[keep:]) if name not in spared]
     for name in removed:
-        # renamed first: a folder that is half removed must not look like a checkpoint
-        doomed = save / f".old-{name}"
-        (save / name).rename(doomed)
-        _remove(doomed)
+        _retire(save / name, name)
     return removed

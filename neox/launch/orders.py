@@ -32,7 +32,7 @@ def orders_folder(folder: Path) -> Path:
 def sweep(folder: Path) -> None:
     """Remove orders whose launcher was killed, on this machine, when there was no agent yet to do it: secrets are in them."""
     for left in folder.glob(".neox-*"):
-        launcher = re.fullmatch(rf"\.neox-{re.escape(socket.gethostname())}-(\d+)", left.name)
+        launcher = re.fullmatch(rf"\.neox-{re.escape(socket.gethostname())}-(\d{{1,9}})", left.name)
         if launcher is not None and not _lives(int(launcher[1])):
             shutil.rmtree(left, ignore_errors=True)
 
@@ -43,7 +43,7 @@ def _lives(process: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:  # somebody else's
-        return True
+        pass
     return True
 
 

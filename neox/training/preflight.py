@@ -133,7 +133,7 @@ def _changed_files() -> list[tuple[int, str]]:
 
 def _sees_the_same(folder: Path, topology: Topology) -> bool:
     """Whether a file that rank 0 writes in the folder is seen here, and can be removed. Every rank calls this."""
-    (name,) = {names for names in gather_objects(f"{MARK}{uuid.uuid4().hex}" if topology.is_main else None) if names}
+    name = gather_objects(f"{MARK}{uuid.uuid4().hex}")[0]
     mark, own = folder / name, folder / f"{name}-{topology.rank}"
     with suppress(OSError):  # nobody sees it then
         if topology.is_main:
