@@ -19,6 +19,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from neox.config.errors import ConfigError
 from neox.config.resolve import cuda_devices
 from neox.launch.argv import Node, node_workers
 from neox.launch.cores import usable_cores
@@ -80,23 +81,22 @@ def main(argv: Sequence[str]) -> int:
     arguments = _parser().parse_args(argv)
     orders = Orders(arguments.orders)
     try:
-        os.chdir(arguments.folder)
-        environ = {**os.environ, **orders.environment()}
-    except OSError as error:
-        where = f"{socket.gethostname()}: {error.filename}: {error.strerror}"
-        print(f"{where}: all machines must see the folder that the run is started in, under the same name", flush=True)
+        environ = _entered(arguments.folder, orders)
+        rank = node_rank(environ) if arguments.node_rank is None else arguments.node_rank
+        print(f"{HERE}{rank}", flush=True)
+        address = arguments.master_addr or first_host(environ)
+    except ConfigError as error:
+        print(f"{socket.gethostname()}: {error}", flush=True)
         Ending(REFUSED, socket.gethostname()).tell()
         return FAILED
     of_workers = {name: value for name, value in environ.items() if not name.startswith(MPI_VARIABLES)}
     of_workers["TTY_COMPATIBLE"] = "0"  # mpirun gives them a terminal, and nobody sits at it
     slots = [tuple(int(slot) for slot in part.split(",")) for part in arguments.slots.split(":")]
-    rank = node_rank(environ) if arguments.node_rank is None else arguments.node_rank
-    print(f"{HERE}{rank}", flush=True)
     node = Node(
         first_rank=sum(map(len, slots[:rank])),
         slots=slots[rank],
         world_size=sum(map(len, slots)),
-        master_addr=arguments.master_addr or first_host(environ),
+        master_addr=address,
         master_port=arguments.master_port,
         network_interface=arguments.network_interface,
     )
@@ -138,6 +138,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _entered(folder: str, orders: Orders) -> dict[str, str]:
+    """Go to the folder of the run; the environment there. Raises ConfigError."""
+    try:
+        os.chdir(folder)
+        return {**os.environ, **orders.environment()}
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename}: {error.strerror}: all machines must see the folder that the run is started in, under the same name"
+        ) from error
+
+
 def node_rank(environ: Mapping[str, str]) -> int:
     """The number of this host among those of the run, as Slurm or MPI tells it."""
     for name in RANKS:
@@ -147,12 +158,20 @@ def node_rank(environ: Mapping[str, str]) -> int:
 
 
 def first_host(environ: Mapping[str, str]) -> str:
-    """The address of the first host of this Slurm step."""
+    """The address of the first host of this Slurm step. Raises ConfigError where scontrol, which says why, does not tell."""
     names = environ.get("SLURM_STEP_NODELIST") or environ["SLURM_JOB_NODELIST"]
-    first = subprocess.run(["scontrol", "show", "hostnames", names], capture_output=True, text=True, check=True)
-    name = first.stdout.split()[0]
-    shown = subprocess.run(["scontrol", "show", "node", name], capture_output=True, text=True, check=True).stdout
-    addresses = [word.partition("=")[2] for word in shown.split() if word.startswith("NodeAddr=")]
+
+    def told(*words: str) -> list[str]:
+        return subprocess.run(
+            ["scontrol", "show", *words], stdout=subprocess.PIPE, text=True, check=True
+        ).stdout.split()
+
+    try:
+        name = told("hostnames", names)[0]
+        shown = told("node", name)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ConfigError(f"the first host's address is not known ({error}): give master_addr") from error
+    addresses = [word.partition("=")[2] for word in shown if word.startswith("NodeAddr=")]
     return addresses[0] if addresses else name
 
 

@@ -126,6 +126,21 @@ def test_a_machine_that_does_not_see_the_current_folder_is_refused(tmp_path, cap
         assert Ending.heard(ending).code == REFUSED
 
 
+def test_slurm_that_does_not_tell_the_first_host_is_heard(tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "n[1-2]")
+    scontrol, orders = tmp_path / "scontrol", Orders(tmp_path / ".neox-here-1" / "orders")
+    scontrol.write_text("#!/bin/sh\necho slurm_load_node error: Unable to contact slurm controller >&2\nexit 1\n")
+    scontrol.chmod(0o755)
+    orders.open({}, "")
+    place = ["--folder", str(tmp_path), "--orders", str(orders.path), "--slots", "0", "--node-rank", "0"]
+    assert node.main([*place, "--master-port", "29500", "--", "train.py"]) == FAILED
+    said = capfd.readouterr()
+    assert "Unable to contact slurm controller" in said.err
+    assert "the first host's address is not known" in said.out and "give master_addr" in said.out
+
+
 def test_orders_of_a_launcher_that_was_killed_before_its_agents_came_are_swept(tmp_path):
     """They have the environment in them."""
     killed = subprocess.Popen(["true"])
