@@ -116,10 +116,13 @@ def main(argv: Sequence[str]) -> int:
             lifeline.start()
         supervisor = Supervisor(workers, of_workers, received, alone=False)
         code = supervisor.run()
-    if code != DONE:
-        Ending(code, socket.gethostname(), supervisor.failure).tell()
-    if has_lifeline and supervisor.asked_to_stop and not orders.to_stop():
-        lifeline.join(LIFELINE_SECONDS)  # not the launcher's order: where it is gone, who but this removes the orders?
+        # signals are still heard: one that comes now must not end this before it has told
+        if code != DONE:
+            Ending(code, socket.gethostname(), supervisor.failure).tell()
+        if has_lifeline and supervisor.asked_to_stop and not orders.to_stop():
+            lifeline.join(
+                LIFELINE_SECONDS
+            )  # not the launcher's order: where it is gone, who but this removes the orders?
     return FAILED if code in (FAILED, REFUSED) else DONE
 
 

@@ -100,6 +100,34 @@ def test_a_current_folder_that_cannot_be_written_is_refused(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+SIGNALLED_WHILE_IT_TELLS = """\
+import os, signal, sys
+from neox.launch import node
+tell = node.Ending.tell
+node.Ending.tell = lambda ending: (os.kill(os.getpid(), signal.SIGTERM), tell(ending))
+sys.exit(node.main(sys.argv[1:]))
+"""
+
+
+def test_a_signal_that_comes_when_all_is_over_does_not_hide_how_it_ended(tmp_path):
+    (tmp_path / "stop.py").write_text("raise SystemExit(75)\n")
+    orders = Orders(tmp_path / ".neox-here-1" / "orders")
+    orders.open({}, "")
+    place = ["--folder", tmp_path, "--orders", orders.path, "--slots", "0", "--node-rank", "0"]
+    meeting = ["--master-addr", "127.0.0.1", "--master-port", "29500"]
+    agent = subprocess.Popen(
+        [sys.executable, "-c", SIGNALLED_WHILE_IT_TELLS, *place, *meeting, "--", "stop.py"],
+        env={"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with agent.stdin:  # the launcher is there
+        told = agent.stdout.read()
+        assert agent.wait(timeout=30) == 0
+    assert Ending.heard(told).code == STOPPED
+
+
 def test_orders_that_cannot_be_read_for_a_moment_are_read_again(tmp_path, monkeypatch):
     """As on a network file system, or when the launcher removes them: the agent goes on."""
     orders = Orders(tmp_path / ".neox-here-1" / "orders")
