@@ -44,7 +44,7 @@ from neox.config.surroundings import free_bytes, memory_bytes
 from neox.launch.argv import LOCAL_ADDRESS, Node, launcher_argv, node_workers
 from neox.launch.cluster import check_installed, run_on_hosts
 from neox.launch.cores import usable_cores
-from neox.launch.orders import Orders
+from neox.launch.orders import Orders, orders_folder
 from neox.launch.plan import Plan
 from neox.launch.plan_page import print_plan
 from neox.launch.port import held_port, port_of
@@ -101,17 +101,17 @@ def main(argv: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="neox-") as folder:
         try:
             start = _start(script, resolved, notes, Path(folder), arguments.dry_run)
+            plan = _plan(script, resolved.config, vocab_size, start.commands, notes)
+            if arguments.dry_run:
+                _show(plan, arguments.json)
+                return 0
+            if script.name == "train.py" and plan.cannot_save:
+                raise ConfigError(plan.cannot_save)
+            print_plan(plan, Console(stderr=True), trains=script.name == "train.py", commands=False)
+            outlive_readers()
+            return start.run()
         except ConfigError as error:
             return _refuse(error)
-        plan = _plan(script, resolved.config, vocab_size, start.commands, notes)
-        if arguments.dry_run:
-            _show(plan, arguments.json)
-            return 0
-        if script.name == "train.py" and plan.cannot_save:
-            return _refuse(ConfigError(plan.cannot_save))
-        print_plan(plan, Console(stderr=True), trains=script.name == "train.py", commands=False)
-        outlive_readers()
-        return start.run()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -220,8 +220,7 @@ def _start(script: Path, resolved: Resolved, notes: list[str], folder: Path, dry
     if port not in (None, free):
         notes.append(f"master_port {port} is taken: the processes meet at {free}")
     if launch.launcher != "local":
-        # the machines of torchrun may share the current folder, and containers count their processes from 1
-        folder = Path.cwd() / f".neox-{socket.gethostname()}-{os.getpid()}"
+        folder = orders_folder(Path.cwd())
     packed = pack(config)
     argv = [str(script), "--config", argument(packed, folder)]
     if launch.launcher != "local":
@@ -235,7 +234,8 @@ def _start(script: Path, resolved: Resolved, notes: list[str], folder: Path, dry
             # killed, its agents elsewhere wait for another in its place; one that ends in order closes the meeting for all
             run = partial(run_on_hosts, command, orders, packed, death_signal=signal.SIGKILL)
             return Start([command] * launch.num_nodes, run, holder)
-        return Start([command], partial(run_on_hosts, command, orders, packed, launch.max_restarts), holder)
+        run = partial(run_on_hosts, command, orders, packed, launch.max_restarts, hosts=resolved.hosts)
+        return Start([command], run, holder)
     (folder / FILE_NAME).write_text(packed)
     processes = config.parallel.world_size
     address = launch.master_addr or LOCAL_ADDRESS

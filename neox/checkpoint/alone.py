@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from neox.checkpoint import layout
 from neox.checkpoint.layout import CheckpointError
 from neox.data.files import open_alone
 from neox.parallel.agreement import together
@@ -20,7 +21,8 @@ POLL_SECONDS = 0.2
 
 @contextmanager
 def alone_in(save: str | None, topology: Topology) -> Iterator[None]:
-    """Let no other run write to `save` while the body runs; one that is there is waited for. Every rank calls this.
+    """Let no other run write to `save` while the body runs; one that is there is waited for, and what killed ones have left is swept
+    away. Every rank calls this.
 
     Raises CheckpointError on all of them where it does not end. None is no folder, which nobody else writes to.
     """
@@ -49,6 +51,8 @@ def _hold(save: Path) -> Iterator[None]:
         time.sleep(POLL_SECONDS)
     with file:
         try:
+            layout.sweep(save)
             yield
         finally:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # the folder may be gone, and what happened to it counts
+                path.unlink()

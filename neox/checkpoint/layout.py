@@ -4,8 +4,10 @@
     <save>/latest            the name of the newest complete one
 
 A checkpoint is written under a temporary name and appears under its own by one rename, after its manifest (size and
-SHA-256 of each file) is on the disk; `latest` is replaced last. So a folder named `global_step<N>` is complete, and
-what a killed run leaves behind starts with a dot and is swept away by the next start or save.
+SHA-256 of each file, and the SHA-256 of what it says itself) is on the disk; `latest` is replaced last. So a folder named
+`global_step<N>` is complete, and what a killed run leaves behind starts with a dot and is swept away by the next start or
+save: `.tmp-` is not complete yet, `.old-` is on its way out, and `.replaced-` made room for another of the same step; where
+that did not come, it has its name again.
 """
 
 from __future__ import annotations
@@ -14,16 +16,19 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from neox.data.files import flush_folder, write_durably
 
 FORMAT = 1  # counts up where a program that knows the format until then would read something wrong, or not all of it
 MANIFEST = "manifest.json"
+SEAL = "sha256"  # the manifest's key for the SHA-256 of what else it says, the same in every format
 LATEST = "latest"
+REPLACED = ".replaced-"
 STEP_FOLDER = re.compile(r"global_step(\d+)")
 
 
@@ -78,7 +83,13 @@ def start(save: Path, step: int, size_bytes: int = 0) -> Path:
 
 
 def sweep(save: Path) -> None:
-    """Remove what killed runs have left."""
+    """Remove what killed runs have left; what one was about to replace has its name again."""
+    for replaced in save.glob(f"{REPLACED}*"):
+        final = save / replaced.name.removeprefix(REPLACED)
+        if final.exists():
+            _retire(replaced, final.name)
+        else:
+            replaced.rename(final)
     for folder in _left_over(save):
         _remove(folder)
 
@@ -106,11 +117,22 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def publish(save: Path, step: int, entries: list[FileEntry], facts: dict) -> Path:
-    """Write the manifest of a complete temporary folder, give the folder its name, and point `latest` to it."""
+def _retire(folder: Path, name: str) -> None:
+    """Remove a checkpoint that had this name; renamed first, since one that is half removed must not look like a checkpoint."""
+    doomed = folder.with_name(f".old-{name}")
+    folder.rename(doomed)
+    _remove(doomed)
+
+
+def publish(save: Path, step: int, entries: list[FileEntry], written_by: Mapping[str, int]) -> Path:
+    """Write the manifest of a complete temporary folder, give the folder its name, and point `latest` to it.
+
+    written_by: the layout of the run, empty where there was none.
+    """
     folder = temporary_folder(save, step)
-    manifest = {"format": FORMAT, **facts, "files": {entry.name: [entry.size_bytes, entry.sha256] for entry in entries}}
-    write_durably(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
+    files = {entry.name: [entry.size_bytes, entry.sha256] for entry in entries}
+    facts = {"format": FORMAT, "iteration": step, "layout": dict(written_by), "files": files}
+    write_durably(folder / MANIFEST, encode_manifest(facts))
     final = save / step_name(step)
     _name(folder, final)
     _point_latest(save, final.name)
@@ -120,10 +142,10 @@ def publish(save: Path, step: int, entries: list[FileEntry], facts: dict) -> Pat
 def _name(folder: Path, final: Path) -> None:
     """Give a complete folder its name; a step that is saved again replaces what an older run left under it."""
     if final.exists():
-        replaced = final.with_name(f".old-{final.name}")
+        replaced = final.with_name(f"{REPLACED}{final.name}")
         final.rename(replaced)
         folder.rename(final)
-        _remove(replaced)
+        _retire(replaced, final.name)
     else:
         folder.rename(final)
     flush_folder(final.parent)
@@ -141,23 +163,40 @@ def steps(save: Path) -> list[int]:
     return sorted((int(match[1]) for match in found if match), reverse=True)
 
 
+def encode_manifest(facts: Mapping[str, Any]) -> bytes:
+    """The text of a manifest that says this, and its seal."""
+    return json.dumps({**facts, SEAL: _seal(facts)}, indent=1).encode()
+
+
+def _seal(facts: Mapping[str, Any]) -> str:
+    """The SHA-256 of what a manifest says, in whatever order and with whatever spaces it says it."""
+    unsealed = {key: value for key, value in facts.items() if key != SEAL}
+    return hashlib.sha256(json.dumps(unsealed, sort_keys=True).encode()).hexdigest()
+
+
 def read_manifest(folder: Path) -> dict:
     """The manifest of a checkpoint folder.
 
-    Raises CheckpointError where there is none or it cannot be read, and UnknownFormat where a newer version has written it.
+    Raises CheckpointError where there is none, it cannot be read, or it is not what was written, and UnknownFormat where a newer
+    version has written it.
     """
+    path = folder / MANIFEST
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-        found = manifest.get("format", FORMAT)  # the first manifests did not say
+        manifest = json.loads(path.read_bytes())
+        seal = _seal(manifest)
+        if manifest.get(SEAL, seal) != seal:  # the first manifests have none
+            raise CheckpointError(f"{path}: its SHA-256 is not the one in it: it has changed since it was saved")
+        found = manifest.get("format", FORMAT)  # nor did the very first say that
         if found != FORMAT:
             raise UnknownFormat(
-                f"{folder / MANIFEST}: a checkpoint of format {found!r}, and this version of the software reads format {FORMAT}: "
+                f"{path}: a checkpoint of format {found!r}, and this version of the software reads format {FORMAT}: "
                 "go on with the version that wrote it, or a newer one"
             )
-        if not isinstance(manifest["files"], dict):
-            raise TypeError("files is not a table")
+        for key in ("files", "layout"):
+            if not isinstance(manifest[key], dict):
+                raise TypeError(f"{key} is not a table")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{folder / MANIFEST}: cannot be read ({error})") from error
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error
     return manifest
 
 
@@ -181,7 +220,7 @@ def verify(folder: Path, part: int = 0, parts: int = 1) -> dict:
 
 
 def candidates(save: Path) -> tuple[list[int], str | None]:
-    """Steps to try in order, the one that `latest` names first, and a warning where `latest` is of no use."""
+    """Steps to try in order, the one that `latest` names first, and a warning where `latest` does not name the newest."""
     found = steps(save)
     if not found:
         return [], None
@@ -193,7 +232,8 @@ def candidates(save: Path) -> tuple[list[int], str | None]:
     if match is None or int(match[1]) not in found:
         return found, f"{save / LATEST} names {named[:80]!r}, which is not a checkpoint in {save}"
     latest = int(match[1])
-    return [latest, *(step for step in found if step != latest)], None
+    newer = f"{save / LATEST} names {named}, though {step_name(found[0])} is newer" if latest != found[0] else None
+    return [latest, *(step for step in found if step != latest)], newer
 
 
 def prune(save: Path, keep: int | None, spared: Collection[str] = ()) -> list[str]:
@@ -206,8 +246,5 @@ def prune(save: Path, keep: int | None, spared: Collection[str] = ()) -> list[st
     spared = {(save / LATEST).read_text().strip(), *spared}
     removed = [name for name in map(step_name, steps(save)[keep:]) if name not in spared]
     for name in removed:
-        # renamed first: a folder that is half removed must not look like a checkpoint
-        doomed = save / f".old-{name}"
-        (save / name).rename(doomed)
-        _remove(doomed)
+        _retire(save / name, name)
     return removed

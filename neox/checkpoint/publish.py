@@ -76,5 +76,4 @@ def publish_state(
     }.items():
         write_durably(temporary / name, data)
         entries.append(layout.file_entry(temporary / name))
-    facts = {"iteration": progress.iteration, "layout": dict(written_by)}
-    return layout.publish(folder, progress.iteration, entries, facts)
+    return layout.publish(folder, progress.iteration, entries, written_by)

@@ -58,17 +58,18 @@ class Saver:
         self._group = distributed.new_group(backend="gloo") if self._pool and several else None
 
     def __enter__(self) -> Saver:
-        if self._state.topology.is_main:  # now, and not only before the next save: there may be none
-            layout.sweep(self._folder)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             self.wait()
-        except CheckpointError as error:
+        except Exception as error:
             if kind is None:
                 raise
             print(error, file=sys.stderr, flush=True)  # another error is on its way, and the first one counts
+        finally:
+            if self._pool is not None:
+                self._pool.shutdown()
 
     def save(self, progress: Progress) -> None:
         """Save the state as it is now, or begin to.

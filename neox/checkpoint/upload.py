@@ -24,6 +24,7 @@ from neox.config.errors import ConfigError
 
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
 RETRY_SECONDS = (1.0, 5.0, 25.0)  # before each further try
+AGAIN = "the run copies what it goes on from when it is started again"
 SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
 Result = TypeVar("Result")
 
@@ -47,7 +48,9 @@ class Store:
         self.url = url
 
     def put(self, folder: Path) -> None:
-        """Copy a checkpoint's folder, and point `latest` to it. Raises CheckpointError."""
+        """Copy a checkpoint's folder and point `latest` to it, unless that was done before. Raises CheckpointError."""
+        if self._has(folder):
+            return
         names = [*sorted(set(layout.read_manifest(folder)["files"])), MANIFEST]
 
         def copy() -> None:
@@ -56,6 +59,15 @@ class Store:
             self._files.pipe_file(f"{self._root}/{LATEST}", f"{folder.name}\n".encode())
 
         self._asked(f"{folder.name} cannot be copied to {self.url}", copy)
+
+    def _has(self, folder: Path) -> bool:
+        """Whether `latest` names this very checkpoint."""
+        try:
+            named = self._files.cat_file(f"{self._root}/{LATEST}").decode().strip()
+            manifest = self._files.cat_file(f"{self._root}/{folder.name}/{MANIFEST}")
+            return named == folder.name and manifest == (folder / MANIFEST).read_bytes()
+        except Exception:  # it is not there, or not for us to read: copying tells
+            return False
 
     def newest(self) -> str:
         """The name of the newest checkpoint. Raises CheckpointError."""
@@ -103,8 +115,10 @@ class Uploader:
     While one is copied the next waits, and a newer one takes its place.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, timeout_seconds: float) -> None:
+        """timeout_seconds: how long `close` waits."""
         self._store = store
+        self._timeout_seconds = timeout_seconds
         self._changed = threading.Condition()
         self._copying: Path | None = None
         self._waiting: Path | None = None
@@ -127,13 +141,18 @@ class Uploader:
             return {folder.name for folder in (self._copying, self._waiting) if folder is not None}
 
     def close(self) -> None:
-        """Return when the newest checkpoint is copied, or cannot be."""
+        """Return when the newest checkpoint is copied or cannot be, or, saying so, when the time for that is over."""
         with self._changed:
             self._closed = True
             self._changed.notify()
             if last := self._waiting or self._copying:
-                _say(f"waiting until {last.name} is at {self._store.url}")
-        self._thread.join()
+                _say(f"waiting until {last.name} is at {self._store.url}, at most {self._timeout_seconds:g} s")
+        self._thread.join(self._timeout_seconds)
+        if self._thread.is_alive():
+            _say(
+                f"checkpoint_upload: {last.name} is not at {self._store.url} after {self._timeout_seconds:g} s "
+                f"(checkpoint_upload_timeout_seconds): it is in {last} alone; {AGAIN}"
+            )
 
     def _work(self) -> None:
         while True:
@@ -151,7 +170,7 @@ class Uploader:
                 self._store.put(folder)
                 return
             except CheckpointError as error:
-                rest = f"again in {pause:g} s" if pause else f"given up: it is in {folder} alone; training goes on"
+                rest = f"again in {pause:g} s" if pause else f"given up: it is in {folder} alone; {AGAIN}"
                 _say(f"checkpoint_upload: {error}: {rest}")
             if pause:
                 time.sleep(pause)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ class Host:
 
     name: str
     slots: tuple[int, ...]
+    place: str = field(default="", compare=False)  # file:line of the hostfile, where one names it
 
 
 def read_hostfile(path: str | Path) -> list[Host]:
@@ -56,7 +57,7 @@ def read_hostfile(path: str | Path) -> list[Host]:
         elif words[0] in hosts:
             complaints.append(f"{path}:{number}: {words[0]} is given twice")
         else:
-            hosts[words[0]] = Host(words[0], tuple(range(int(slots[1]))))
+            hosts[words[0]] = Host(words[0], tuple(range(int(slots[1]))), f"{path}:{number}")
     if complaints:
         raise ConfigError(complaints)
     if not hosts:
@@ -71,11 +72,11 @@ def taken(hosts: list[Host], include: str | None, exclude: str | None, nodes: in
         raise ConfigError("include: exclude is given too: give one of them")
     if include is not None:
         wanted = _selection("include", include, hosts)
-        hosts = [Host(host.name, wanted[host.name] or host.slots) for host in hosts if host.name in wanted]
+        hosts = [replace(host, slots=wanted[host.name] or host.slots) for host in hosts if host.name in wanted]
     elif exclude is not None:
         unwanted = _selection("exclude", exclude, hosts)
         left = [
-            Host(host.name, tuple(slot for slot in host.slots if slot not in (unwanted[host.name] or host.slots)))
+            replace(host, slots=tuple(slot for slot in host.slots if slot not in (unwanted[host.name] or host.slots)))
             if host.name in unwanted
             else host
             for host in hosts
@@ -91,7 +92,7 @@ def taken(hosts: list[Host], include: str | None, exclude: str | None, nodes: in
     small = [f"{host.name} has {len(host.slots)}" for host in hosts if len(host.slots) < per_node]
     if small:
         raise ConfigError(f"num_gpus: {per_node} slots of each host are wanted, but {', '.join(small)}")
-    return [Host(host.name, host.slots[:per_node]) for host in hosts]
+    return [replace(host, slots=host.slots[:per_node]) for host in hosts]
 
 
 def _selection(key: str, text: str, hosts: list[Host]) -> dict[str, tuple[int, ...]]:

@@ -441,6 +441,10 @@ class CheckpointConfig(Section):
         None,
         description="URL that each checkpoint is copied to in the background: s3://, gs:// or file://; keys come from the environment",
     )
+    checkpoint_upload_timeout_seconds: PositiveFloat = Field(
+        3600.0,
+        description="time that the end of a run waits for the last copy; where it is not there by then, that is said",
+    )
     finetune: bool = Field(False, description="take only the weights from load: fresh optimizer, schedule and data")
     allow_data_change: bool = Field(
         False, description="go on although the data or their order are not those of the checkpoint"

@@ -94,13 +94,22 @@ def files_of_tokenizer(config: Any) -> Iterator[tuple[str, str]]:
             yield key, f"{name} is not there; {of_our_folder(name) or 'correct the path'}"
 
 
+def begins_elsewhere(checkpoint: Any) -> bool:
+    """Whether `load` is another place than `save`, however the two are spelled."""
+    save, load = checkpoint.save, checkpoint.load
+    if load is None or save is None or "://" in load:
+        return load is not None
+    return Path(load).resolve() != Path(save).resolve()
+
+
 def checkpoint_to_begin_with(config: Any, around: Surroundings) -> Iterator[tuple[str, str]]:
     """The folder that the weights come from has a checkpoint, and one of ours. Training asks `load` where `save` has none."""
     save, load = config.checkpoint.save, config.checkpoint.load
     if around.generates:
         key, name = ("save", save) if load is None else ("load", load)
     elif around.trains:
-        key, name = ("save", save) if load in (None, save) or (save and steps_in(save)) else ("load", load)
+        begun = not begins_elsewhere(config.checkpoint) or (save and steps_in(save))
+        key, name = ("save", save) if begun else ("load", load)
     else:
         return
     if name is None or "://" in name:

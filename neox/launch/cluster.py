@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,9 +19,10 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 
 from neox.config.errors import ConfigError
+from neox.config.hosts import Host
 from neox.launch.argv import forwarded
 from neox.launch.heard import POLL_SECONDS, STOPPING, heard
-from neox.launch.node import Ending
+from neox.launch.node import HERE, Ending
 from neox.launch.orders import Orders
 from neox.launch.restarts import DONE, FAILED, REFUSED, STOPPED, Failure, with_restarts
 from neox.launch.supervise import GRACE_SECONDS, die_with, print_line
@@ -40,17 +42,19 @@ def run_on_hosts(
     environ: Mapping[str, str] = os.environ,
     grace_seconds: float = GRACE_SECONDS,
     death_signal: int = signal.SIGTERM,
+    hosts: Sequence[Host] = (),
 ) -> int:
     """Run the launcher's command, whose agents read `orders`, to its end; 0, 1, 2 or 75 as `supervise` means them.
 
     `config` is the packed configuration, for those who read it beside the orders. `death_signal` is what the command gets where this
-    process dies.
+    process dies. `hosts` are those of the hostfile, if there is one, in the order of their numbers. Raises ConfigError where orders
+    cannot be given.
     """
     with heard() as received:
 
         def start() -> _Cluster:
             orders.open(forwarded(environ), config)
-            return _Cluster(argv, orders, received, grace_seconds, death_signal)
+            return _Cluster(argv, orders, received, grace_seconds, death_signal, hosts)
 
         try:
             return with_restarts(start, max_restarts, print_line, received)
@@ -68,8 +72,11 @@ class _Cluster:
         received: deque[int],
         grace_seconds: float,
         death_signal: int,
+        hosts: Sequence[Host],
     ) -> None:
         self.argv = argv
+        self.hosts = hosts
+        self.here: set[int] = set()  # numbers of the hosts whose agents have come up
         self.orders = orders
         self.received = received
         self.death_signal = death_signal
@@ -96,7 +103,17 @@ class _Cluster:
             if self.process.poll() is None:
                 self.process.kill()
             self.close_input()
-        return self.exit_code()
+        code = self.exit_code()
+        if code == FAILED and (absent := self.absent()):
+            print_line(f"no agent came up on these hosts; what {self.argv[0]} printed says why:")
+            print_line("\n".join(f"    {host.place}: {host.name}" for host in absent))
+        return code
+
+    def absent(self) -> list[Host]:
+        """The hosts whose agents never came up, unless the run was to end before they could."""
+        if self.asked_to_stop:
+            return []
+        return [host for number, host in enumerate(self.hosts) if host.place and number not in self.here]
 
     def watch(self) -> None:
         """Wait for the end, passing signals on; a failure ends the other agents, and those that outlive it lose their input."""
@@ -138,6 +155,9 @@ class _Cluster:
             if ending := Ending.heard(text):
                 self.endings.append(ending)
                 continue
+            if number := re.search(f"{re.escape(HERE)}([0-9]+)\\s*$", text):
+                self.here.add(int(number[1]))
+                continue
             with contextlib.suppress(OSError, ValueError):  # nobody reads any more: the run goes on
                 sys.stdout.write(text)
                 sys.stdout.flush()
@@ -148,7 +168,11 @@ class _Cluster:
 
     @property
     def failure(self) -> Failure:
-        """The first that an agent told of, else what became of the launcher: an agent that is lost tells nothing."""
+        """Who was never there, else the first that an agent told of, else what became of the launcher: an agent that is lost tells
+        nothing."""
+        if absent := self.absent():
+            more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+            return Failure(f"no agent came up on {absent[0].name} ({absent[0].place}){more}")
         told = [ending.failure for ending in self.endings if ending.failure is not None]
         return told[0] if told else Failure(f"{self.argv[0]} ended with exit code {self.process.returncode}")
 

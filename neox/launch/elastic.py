@@ -61,9 +61,9 @@ def main(argv: Sequence[str]) -> int:
         threading.Thread(target=end_with_launcher, args=(orders,), daemon=True).start()
         supervisor = Supervisor([worker], environ, received, alone=False)
         code = supervisor.run()
-    if code == DONE or (code == FAILED and not orders.to_stop()):
-        return code
-    Ending(code, socket.gethostname(), supervisor.failure).tell()
+        if code == DONE or (code == FAILED and not orders.to_stop()):
+            return code
+        Ending(code, socket.gethostname(), supervisor.failure).tell()
     return DONE
 
 

@@ -19,6 +19,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from neox.config.errors import ConfigError
 from neox.config.resolve import cuda_devices
 from neox.launch.argv import Node, node_workers
 from neox.launch.cores import usable_cores
@@ -32,6 +33,7 @@ LIFELINE_SECONDS = 5.0  # between a cluster's signal and the end of the input, w
 PASSED = {number.name for number in FORWARDED}
 RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_NODEID")  # of a host: OpenMPI's, MPICH's, Slurm's
 # Of MPI: its processes are ours, which have no part in it; from its variables DeepSpeed would take their places.
+HERE = "neox.launch.node is here: "  # and the host's number: the first line of an agent's output
 MPI_VARIABLES = ("OMPI_", "PMIX_", "PMI_", "MPI_", "HYDI_", "HYDRA_")
 
 
@@ -77,18 +79,24 @@ class Ending:
 def main(argv: Sequence[str]) -> int:
     """Run the node's share; returns the exit code."""
     arguments = _parser().parse_args(argv)
-    os.chdir(arguments.folder)
     orders = Orders(arguments.orders)
-    environ = {**os.environ, **orders.environment()}
+    try:
+        environ = _entered(arguments.folder, orders)
+        rank = node_rank(environ) if arguments.node_rank is None else arguments.node_rank
+        print(f"{HERE}{rank}", flush=True)
+        address = arguments.master_addr or first_host(environ)
+    except ConfigError as error:
+        print(f"{socket.gethostname()}: {error}", flush=True)
+        Ending(REFUSED, socket.gethostname()).tell()
+        return FAILED
     of_workers = {name: value for name, value in environ.items() if not name.startswith(MPI_VARIABLES)}
     of_workers["TTY_COMPATIBLE"] = "0"  # mpirun gives them a terminal, and nobody sits at it
     slots = [tuple(int(slot) for slot in part.split(",")) for part in arguments.slots.split(":")]
-    rank = node_rank(environ) if arguments.node_rank is None else arguments.node_rank
     node = Node(
         first_rank=sum(map(len, slots[:rank])),
         slots=slots[rank],
         world_size=sum(map(len, slots)),
-        master_addr=arguments.master_addr or first_host(environ),
+        master_addr=address,
         master_port=arguments.master_port,
         network_interface=arguments.network_interface,
     )
@@ -108,10 +116,13 @@ def main(argv: Sequence[str]) -> int:
             lifeline.start()
         supervisor = Supervisor(workers, of_workers, received, alone=False)
         code = supervisor.run()
-    if code != DONE:
-        Ending(code, socket.gethostname(), supervisor.failure).tell()
-    if has_lifeline and supervisor.asked_to_stop and not orders.to_stop():
-        lifeline.join(LIFELINE_SECONDS)  # not the launcher's order: where it is gone, who but this removes the orders?
+        # signals are still heard: one that comes now must not end this before it has told
+        if code != DONE:
+            Ending(code, socket.gethostname(), supervisor.failure).tell()
+        if has_lifeline and supervisor.asked_to_stop and not orders.to_stop():
+            lifeline.join(
+                LIFELINE_SECONDS
+            )  # not the launcher's order: where it is gone, who but this removes the orders?
     return FAILED if code in (FAILED, REFUSED) else DONE
 
 
@@ -130,6 +141,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _entered(folder: str, orders: Orders) -> dict[str, str]:
+    """Go to the folder of the run; the environment there. Raises ConfigError."""
+    try:
+        os.chdir(folder)
+        return {**os.environ, **orders.environment()}
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename}: {error.strerror}: all machines must see the folder that the run is started in, under the same name"
+        ) from error
+
+
 def node_rank(environ: Mapping[str, str]) -> int:
     """The number of this host among those of the run, as Slurm or MPI tells it."""
     for name in RANKS:
@@ -139,12 +161,20 @@ def node_rank(environ: Mapping[str, str]) -> int:
 
 
 def first_host(environ: Mapping[str, str]) -> str:
-    """The address of the first host of this Slurm step."""
+    """The address of the first host of this Slurm step. Raises ConfigError where scontrol, which says why, does not tell."""
     names = environ.get("SLURM_STEP_NODELIST") or environ["SLURM_JOB_NODELIST"]
-    first = subprocess.run(["scontrol", "show", "hostnames", names], capture_output=True, text=True, check=True)
-    name = first.stdout.split()[0]
-    shown = subprocess.run(["scontrol", "show", "node", name], capture_output=True, text=True, check=True).stdout
-    addresses = [word.partition("=")[2] for word in shown.split() if word.startswith("NodeAddr=")]
+
+    def told(*words: str) -> list[str]:
+        return subprocess.run(
+            ["scontrol", "show", *words], stdout=subprocess.PIPE, text=True, check=True
+        ).stdout.split()
+
+    try:
+        name = told("hostnames", names)[0]
+        shown = told("node", name)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ConfigError(f"the first host's address is not known ({error}): give master_addr") from error
+    addresses = [word.partition("=")[2] for word in shown if word.startswith("NodeAddr=")]
     return addresses[0] if addresses else name
 
 

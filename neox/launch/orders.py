@@ -9,15 +9,42 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from neox.config.errors import ConfigError
 from neox.config.handover import FILE_NAME
 
 POLL_SECONDS = 0.3
+
+
+def orders_folder(folder: Path) -> Path:
+    """Where in the folder of the run this launcher's orders are. Other machines may share it, and containers count their processes
+    from 1."""
+    return folder / f".neox-{socket.gethostname()}-{os.getpid()}"
+
+
+def sweep(folder: Path) -> None:
+    """Remove orders whose launcher was killed, on this machine, when there was no agent yet to do it: secrets are in them."""
+    for left in folder.glob(".neox-*"):
+        launcher = re.fullmatch(rf"\.neox-{re.escape(socket.gethostname())}-(\d{{1,9}})", left.name)
+        if launcher is not None and not _lives(int(launcher[1])):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
 
 
 class Orders:
@@ -27,11 +54,22 @@ class Orders:
         self.path = Path(path)
 
     def open(self, environ: Mapping[str, str], config: str) -> None:
-        """Make the files anew, with the environment in it and no signal, and the packed configuration."""
-        self.path.parent.mkdir(mode=0o700, exist_ok=True)
-        (self.path.parent / FILE_NAME).write_text(config)
-        self.path.unlink(missing_ok=True)
-        self._append(json.dumps(dict(environ)))
+        """Make the files anew, with the environment in it and no signal, and the packed configuration.
+
+        Raises ConfigError where they cannot be written.
+        """
+        folder = self.path.parent
+        sweep(folder.parent)
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            (folder / FILE_NAME).write_text(config)
+            self.path.unlink(missing_ok=True)
+            self._append(json.dumps(dict(environ)))
+        except OSError as error:
+            raise ConfigError(
+                f"{folder.parent} cannot be written to ({error.strerror}): what the launcher tells the processes of other machines "
+                "is a file in the current folder; start from one that you may write to and that all machines see"
+            ) from error
 
     def pass_on(self, signal_name: str) -> None:
         """Add a signal."""
@@ -56,7 +94,10 @@ class Orders:
     def passed(self) -> list[str]:
         """The later lines that are whole."""
         # opened anew each time: what a network file system keeps of an open file may be old
-        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
+        try:
+            lines = self.path.read_text().splitlines(keepends=True)
+        except OSError:  # removed, or a network file system that fails for a moment
+            return []
         return [line.strip() for line in lines[1:] if line.endswith("\n")]
 
     def to_stop(self) -> bool:

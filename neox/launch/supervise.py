@@ -26,6 +26,7 @@ from neox.launch.heard import POLL_SECONDS, STOPPING, heard
 from neox.launch.restarts import DONE, FAILED, REFUSED, STOPPED, Failure, with_restarts
 
 GRACE_SECONDS = 10.0  # between SIGTERM and SIGKILL once a process has failed
+KILLED_SECONDS = 60.0  # for a process to go after SIGKILL: to free much memory takes a while
 LEFTOVER_SECONDS = 5.0  # for what the workers themselves started
 LAST_LINES = 15
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
@@ -128,7 +129,7 @@ class Supervisor:
                 running.pumps.append(thread)
 
     def watch(self) -> None:
-        """Wait for the end of every process, passing signals on."""
+        """Wait for the end of every process, passing signals on; not for one that even SIGKILL does not end."""
         waiting = list(self.running)
         while waiting:
             self.pass_signals_on()
@@ -138,6 +139,8 @@ class Supervisor:
             for running in sorted(ended, key=lambda running: running.process.returncode >= 0):
                 self.look_at(running)
             if self.kill_at is not None and time.monotonic() > self.kill_at:
+                if time.monotonic() > self.kill_at + KILLED_SECONDS:
+                    return
                 for running in waiting:
                     _signal_group(running.process, signal.SIGKILL)
             if waiting:
@@ -152,9 +155,7 @@ class Supervisor:
                 ):  # a cluster signals each process of a job, and the launcher passes the same signal on
                     continue
                 print_line(f"{signal.Signals(number).name} again: killing every process")
-                self.failed = True
-                for running in self.running:
-                    _signal_group(running.process, signal.SIGKILL)
+                self.failed, self.kill_at = True, time.monotonic()
                 return
             self.asked_to_stop = self.asked_to_stop or number != signal.SIGUSR1
             self.interrupted = self.interrupted or number in STOPPING
@@ -188,7 +189,14 @@ class Supervisor:
                 _signal_group(running.process, signal.SIGKILL)
         patience = time.monotonic() + LEFTOVER_SECONDS
         for running in self.running:
-            running.process.wait()
+            try:
+                running.process.wait(max(0.0, patience - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                print_line(
+                    f"rank {running.worker.rank} (process {running.process.pid}) was killed and is still there: the kernel holds it, "
+                    "for a disk or a device that does not answer"
+                )
+                continue
             while _group_lives(running.process.pid) and time.monotonic() < patience:
                 time.sleep(POLL_SECONDS)
             _signal_group(running.process, signal.SIGKILL)

@@ -9,6 +9,7 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +30,8 @@ ROOT = Path(__file__).resolve().parents[2]
 MOST_SKEW_SECONDS = 30.0  # between clocks; what is slower to answer than this is no clock either
 # What NCCL takes of /dev/shm for each process; containers have 64 MiB for all of them where nobody asked for more.
 SHARED_MEMORY_BYTES = 64 * 2**20
+MARK = ".preflight-"  # begins the names of what is written to the folder of checkpoints, and removed at once
+OLD_SECONDS = 3600.0  # of a mark that no living run has made
 
 
 @dataclass(frozen=True)
@@ -130,28 +133,34 @@ def _changed_files() -> list[tuple[int, str]]:
 
 def _sees_the_same(folder: Path, topology: Topology) -> bool:
     """Whether a file that rank 0 writes in the folder is seen here, and can be removed. Every rank calls this."""
-    (name,) = {
-        names for names in gather_objects(f".preflight-{uuid.uuid4().hex}" if topology.is_main else None) if names
-    }
+    name = gather_objects(f"{MARK}{uuid.uuid4().hex}")[0]
     mark, own = folder / name, folder / f"{name}-{topology.rank}"
-    if topology.is_main:
-        _written(mark)
+    with suppress(OSError):  # nobody sees it then
+        if topology.is_main:
+            folder.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+            sweep_marks(folder, mark.stat().st_mtime)
     dist.barrier()
-    good = mark.exists() and _written(own)
-    own.unlink(missing_ok=True)
+    try:
+        good = mark.exists()
+        if good:
+            own.touch()
+            own.unlink()
+    except OSError:
+        good = False
     dist.barrier()
-    if topology.is_main:
-        mark.unlink(missing_ok=True)
+    with suppress(OSError):
+        if topology.is_main:
+            mark.unlink()
     return good
 
 
-def _written(path: Path) -> bool:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    except OSError:
-        return False
-    return True
+def sweep_marks(folder: Path, now: float) -> None:
+    """Remove the marks of runs that were killed in their preflight. now: by the clock of the folder's machine, which dates them."""
+    for mark in folder.glob(f"{MARK}*"):
+        with suppress(OSError):  # another start removes it too
+            if now - mark.stat().st_mtime > OLD_SECONDS:
+                mark.unlink()
 
 
 def _groups(topology: Topology) -> Iterator[tuple[int, str]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from neox.checkpoint import state as checkpoint
 from neox.checkpoint.alone import alone_in
-from neox.checkpoint.layout import CheckpointError
+from neox.checkpoint.layout import CheckpointError, step_name
 from neox.checkpoint.newest import newest
 from neox.checkpoint.publish import Progress
 from neox.checkpoint.saver import Saver
@@ -20,6 +20,7 @@ from neox.config.flat import flat_values, to_yaml
 from neox.config.sections import CheckpointConfig, Config
 from neox.config.shapes import tokens_per_sample
 from neox.config.sizes import flops_per_token, true_vocab_size
+from neox.config.surroundings import begins_elsewhere
 from neox.data.batches import ahead, batches
 from neox.data.datasets import build_datasets, orders
 from neox.data.files import write_durably
@@ -111,7 +112,7 @@ def _train(config: Config, topology: Topology, signals: Signals, tokenizer: Toke
     optimization = config.optimization
     guarded = optimization.on_nonfinite != "stop" or optimization.loss_spike_factor is not None
     watchdog = Watchdog(run.hang_timeout_seconds)
-    uploader = start_uploader(config.checkpoint, topology)
+    uploader = start_uploader(config.checkpoint, progress.iteration, topology)
     saving = nullcontext()
     if config.checkpoint.save:
         saving = Saver(engine.state, config.checkpoint, config_text, on_failure=signals.ask_to_stop, uploader=uploader)
@@ -162,13 +163,22 @@ def _train(config: Config, topology: Topology, signals: Signals, tokenizer: Toke
     return outcome
 
 
-def start_uploader(config: CheckpointConfig, topology: Topology) -> Uploader | None:
-    """The thread that copies checkpoints to `checkpoint_upload`, on the rank that publishes them. Raises ConfigError on every rank."""
+def start_uploader(config: CheckpointConfig, iteration: int, topology: Topology) -> Uploader | None:
+    """The thread that copies checkpoints to `checkpoint_upload`, on the rank that publishes them. Raises ConfigError on every rank.
+
+    It begins with the one that the run goes on from, where that is ours: the store may have been away when it was published.
+    """
     url = config.checkpoint_upload
     if config.save is None or url is None:
         return None
     store = Store("checkpoint_upload", url)
-    return Uploader(store) if topology.is_main else None
+    if not topology.is_main:
+        return None
+    uploader = Uploader(store, config.checkpoint_upload_timeout_seconds)
+    begun_from = Path(config.save) / step_name(iteration)
+    if begun_from.is_dir():
+        uploader.offer(begun_from)
+    return uploader
 
 
 def samples_needed(config: Config) -> tuple[int, int, int]:
@@ -206,7 +216,7 @@ def find_beginning(config: CheckpointConfig, source: Source | None, topology: To
         _say(topology, *warnings)
         if folder is not None:
             return Beginning(folder, str(folder), own=True, weights_only=False)
-    if source and not (config.save and Path(config.load).resolve() == Path(config.save).resolve()):
+    if source and begins_elsewhere(config):
         return Beginning(source.checkpoint, source.name, own=False, weights_only=config.finetune)
     return None
 

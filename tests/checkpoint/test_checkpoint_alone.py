@@ -17,7 +17,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run_in(folder: Path) -> list[Path]:
-    """What another run sees in the folder."""
+    """What is in the folder while another run has it."""
     with alone_in(str(folder), topology.alone()):
         return [*folder.iterdir()]
 
@@ -44,6 +44,8 @@ def test_and_gives_up_where_it_does_not_end(tmp_path: Path, monkeypatch) -> None
 
 
 def test_what_a_killed_run_leaves_stops_nobody(tmp_path: Path) -> None:
+    """Nor does it stay, also where the next run makes no checkpoint."""
     (tmp_path / alone.IN_USE).touch()
+    (tmp_path / ".tmp-global_step3").mkdir()
     assert run_in(tmp_path) == [tmp_path / alone.IN_USE]
     assert [*tmp_path.iterdir()] == []

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from neox.checkpoint.layout import CheckpointError
+from neox.checkpoint.layout import CheckpointError, encode_manifest
 from neox.checkpoint.newest import newest
 from neox.checkpoint.publish import Progress
 from neox.checkpoint.saver import Saver
@@ -81,8 +83,68 @@ def test_a_format_that_is_not_known_is_refused_and_not_passed_over(tmp_path: Pat
     shutil.copytree(GOLDEN, tmp_path, dirs_exist_ok=True)
     shutil.copytree(GOLDEN / "global_step2", tmp_path / "global_step1")
     path = tmp_path / "global_step2" / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": number}))
+    path.write_bytes(encode_manifest(json.loads(path.read_text()) | {"format": number}))
     with pytest.raises(
         CheckpointError, match=r"global_step2/manifest.json: a checkpoint of format .* the version that wrote it"
     ):
         newest(tmp_path, alone())
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one checkpoint."""
+    folder = tmp_path_factory.mktemp("saved")
+    save(folder)
+    return folder
+
+
+def loaded(folder: Path) -> tuple:
+    """All that a run has of the newest checkpoint in a folder, comparable."""
+    run = Run(0)
+    torch.manual_seed(8)
+    progress = restore(run.state, newest(folder, alone())[0])
+    tensors = [run.weight, run.bias, *(value for state in run.optimizer.state.values() for value in state.values())]
+    return progress, torch.get_rng_state().tolist(), [tensor.tolist() for tensor in tensors]
+
+
+@pytest.fixture(scope="module")
+def good(saved: Path) -> tuple:
+    return loaded(saved)
+
+
+def assert_found_or_harmless(path: Path, place: int, bits: int, good: tuple) -> None:
+    """Change some bits of one byte of a file, load, and put the byte back."""
+    content = path.read_bytes()
+    changed = bytearray(content)
+    changed[place] ^= bits
+    path.write_bytes(changed)
+    try:
+        assert loaded(path.parents[path.name != "latest"]) == good
+    except CheckpointError as error:
+        assert path.name in str(error)
+    finally:
+        path.write_bytes(content)
+
+
+@settings(max_examples=100)
+@given(data=st.data())
+def test_a_changed_byte_of_any_file_is_found_or_changes_nothing(saved: Path, good: tuple, data) -> None:
+    """FAULTS 6."""
+    path = data.draw(st.sampled_from(sorted(path for path in saved.rglob("*") if path.is_file())))
+    place, bits = data.draw(st.integers(0, path.stat().st_size - 1)), data.draw(st.integers(1, 255))
+    assert_found_or_harmless(path, place, bits, good)
+
+
+def test_a_changed_byte_of_the_manifest_is_found_or_changes_nothing(saved: Path, good: tuple) -> None:
+    """FAULTS 6: it says in which layout the random state is restored."""
+    path = saved / "global_step2" / "manifest.json"
+    for place in range(path.stat().st_size):
+        assert_found_or_harmless(path, place, 1, good)
+
+
+def test_the_seal_of_a_manifest_is_the_same_for_ever() -> None:
+    """Another one would make damaged what has been saved since, and hide the format of what is newer."""
+    facts = json.loads((GOLDEN / "global_step2" / "manifest.json").read_text())
+    seal = "c2168c56cce2358313c44a5e7afa6a54acbc366ddc4f811fc8a776a84a0b319c"
+    assert json.loads(encode_manifest(facts)) == facts | {"sha256": seal}
+    assert encode_manifest(facts | {"sha256": seal}) == encode_manifest(facts)

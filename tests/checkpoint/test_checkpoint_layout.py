@@ -12,7 +12,7 @@ from neox.checkpoint.layout import CheckpointError, file_entry
 def make(save: Path, step: int, content: bytes = b"weights") -> Path:
     folder = layout.start(save, step)
     (folder / "state.bin").write_bytes(content)
-    return layout.publish(save, step, [file_entry(folder / "state.bin")], {"iteration": step})
+    return layout.publish(save, step, [file_entry(folder / "state.bin")], {})
 
 
 def test_a_published_checkpoint_verifies_and_latest_names_it(tmp_path: Path) -> None:
@@ -64,10 +64,11 @@ def test_a_missing_latest_is_said(tmp_path: Path) -> None:
     assert steps == [1] and "latest" in warning
 
 
-def test_latest_may_point_back_to_an_older_step(tmp_path: Path) -> None:
+def test_latest_may_point_back_to_an_older_step_which_is_said(tmp_path: Path) -> None:
     make(tmp_path, 1), make(tmp_path, 2)
     (tmp_path / "latest").write_text("global_step1\n")
-    assert layout.candidates(tmp_path) == ([1, 2], None)
+    said = f"{tmp_path}/latest names global_step1, though global_step2 is newer"
+    assert layout.candidates(tmp_path) == ([1, 2], said)
 
 
 def test_what_a_killed_save_leaves_is_no_checkpoint_and_is_swept_away(tmp_path: Path) -> None:
@@ -84,6 +85,26 @@ def test_a_step_saved_again_replaces_the_old_one(tmp_path: Path) -> None:
     folder = make(tmp_path, 1, b"new")
     layout.verify(folder)
     assert (folder / "state.bin").read_bytes() == b"new"
+
+
+def test_a_kill_between_two_of_one_step_leaves_the_older_one(tmp_path: Path, monkeypatch) -> None:
+    """FAULTS 37: it may be the only checkpoint that there is."""
+    make(tmp_path, 1, b"old")
+    rename = Path.rename
+
+    def killed(path: Path, target: Path) -> None:
+        if path.name.startswith(".tmp"):
+            raise KeyboardInterrupt
+        rename(path, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", killed)
+        make(tmp_path, 1, b"new")
+    assert layout.steps(tmp_path) == []
+    layout.sweep(tmp_path)
+    assert layout.candidates(tmp_path) == ([1], None)
+    layout.verify(tmp_path / "global_step1")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["global_step1", "latest"]
 
 
 def test_a_folder_that_is_in_use_stays_for_the_next_time_and_stops_nobody(tmp_path: Path, monkeypatch) -> None:

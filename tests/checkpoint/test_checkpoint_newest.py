@@ -52,7 +52,7 @@ def make(save: Path, step: int) -> Path:
     for name in ("state_0", "state_1"):
         (folder / name).write_bytes(b"weights" * step)
         entries.append(file_entry(folder / name))
-    return layout.publish(save, step, entries, {"iteration": step})
+    return layout.publish(save, step, entries, {})
 
 
 def test_ranks_that_see_other_moments_of_a_folder_take_the_same_checkpoint(on_ranks, tmp_path: Path) -> None:

@@ -167,6 +167,20 @@ def test_a_failure_behind_the_back_is_heard_at_once_and_by_the_next_save(tmp_pat
     assert layout.steps(tmp_path) == []
 
 
+def test_another_error_counts_where_the_last_save_fails_too(tmp_path: Path, monkeypatch, capsys) -> None:
+    def lost(*_, **__) -> None:
+        raise ConnectionError("Connection closed by peer")
+
+    threads = {*threading.enumerate()}
+    run = Run(tmp_path, asynchronous=True)
+    monkeypatch.setattr(run.saver, "_write", lost)
+    with pytest.raises(KeyError, match="the first"), run.saver:
+        run.save(1)
+        raise KeyError("the first")
+    assert "Connection closed by peer" in capsys.readouterr().err
+    assert {*threading.enumerate()} <= threads
+
+
 def test_the_end_waits_for_the_last_save_however_it_comes(tmp_path: Path) -> None:
     run = Run(tmp_path, asynchronous=True)
     with pytest.raises(KeyError), run.saver:

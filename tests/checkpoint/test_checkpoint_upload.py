@@ -1,5 +1,6 @@
 """Checkpoints go to an object store and come back, whole or not at all; training does not notice."""
 
+import subprocess
 import sys
 import threading
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.object_store import KEYS, ObjectStore
-from support.runs import curve, run_rows
+from support.runs import ROOT, curve, run_rows
 
 from neox.checkpoint import layout, upload
 from neox.checkpoint.layout import CheckpointError, file_entry
@@ -38,7 +39,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
 def make(save: Path, step: int) -> Path:
     folder = layout.start(save, step)
     (folder / "state.bin").write_bytes(b"weights" * step)
-    return layout.publish(save, step, [file_entry(folder / "state.bin")], {"iteration": step})
+    return layout.publish(save, step, [file_entry(folder / "state.bin")], {})
 
 
 def test_the_newest_checkpoint_comes_back(url: str, tmp_path: Path) -> None:
@@ -77,7 +78,7 @@ def test_wrong_keys_are_told_without_showing_them(store: ObjectStore, monkeypatc
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another-secret-canary")
     monkeypatch.setattr(upload, "RETRY_SECONDS", (0.01,))
-    uploader = Uploader(Store("checkpoint_upload", "s3://runs/wrong"))
+    uploader = Uploader(Store("checkpoint_upload", "s3://runs/wrong"), timeout_seconds=60)
     uploader.offer(make(tmp_path, 1))
     uploader.close()
     said = capsys.readouterr().err
@@ -91,7 +92,7 @@ def test_a_store_that_is_away_for_a_while_gets_the_checkpoint(tmp_path: Path, mo
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(upload, "RETRY_SECONDS", (0.2,) * 300)
     monkeypatch.setattr(upload, "_say", said.append)
-    uploader = Uploader(Store("checkpoint_upload", "s3://runs/late"))
+    uploader = Uploader(Store("checkpoint_upload", "s3://runs/late"), timeout_seconds=60)
     uploader.offer(make(tmp_path / "save", 1))
     while not said:
         time.sleep(0.05)
@@ -112,7 +113,7 @@ def test_while_one_is_copied_the_newest_waits(tmp_path: Path, monkeypatch, capsy
         copied.append(folder.name)
 
     monkeypatch.setattr(store, "put", put)
-    uploader = Uploader(store)
+    uploader = Uploader(store, timeout_seconds=60)
     folders = [make(tmp_path / "save", 1)]
     uploader.offer(folders[0])
     assert begun.wait(30)
@@ -126,6 +127,46 @@ def test_while_one_is_copied_the_newest_waits(tmp_path: Path, monkeypatch, capsy
     assert "global_step2 is not uploaded: global_step3 is newer" in capsys.readouterr().err
 
 
+def test_what_is_in_the_store_is_not_copied_again(tmp_path: Path, monkeypatch) -> None:
+    """A run that is started again offers what it goes on from."""
+    first, second, copied = make(tmp_path / "save", 1), make(tmp_path / "save", 2), []
+    store = Store("checkpoint_upload", f"file://{tmp_path}/far")
+    put_file = store._files.put_file
+    monkeypatch.setattr(store._files, "put_file", lambda *names: copied.append(names[0]) or put_file(*names))
+    for folder in (first, first, second, second, first):
+        store.put(folder)
+    once = [[str(folder / name) for name in ("state.bin", "manifest.json")] for folder in (first, second)]
+    assert copied == [*once[0], *once[1], *once[0]]
+    assert store.newest() == "global_step1"
+
+
+STORE_WITHOUT_AN_ANSWER = """\
+import sys, time
+from pathlib import Path
+from neox.checkpoint.upload import Store, Uploader
+store = Store("checkpoint_upload", "file:///far")
+store.put = lambda folder: time.sleep(1000)
+uploader = Uploader(store, timeout_seconds=0.1)
+uploader.offer(Path("save/global_step7"))
+uploader.close()
+sys.exit(75)
+"""
+
+
+def test_a_store_that_never_answers_does_not_keep_a_run_from_ending() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", STORE_WITHOUT_AN_ANSWER],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 75, ended.stderr
+    what = "global_step7 is not at file:///far after 0.1 s (checkpoint_upload_timeout_seconds): it is in save/global_step7 alone"
+    assert what in ended.stderr and "when it is started again" in ended.stderr
+
+
 @pytest.mark.parametrize(("url", "words"), [("gs://b/r", "pip install gcsfs"), ("gopher://x", "Protocol not known")])
 def test_what_a_url_needs_is_named(url: str, words: str, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "gcsfs", None)
@@ -134,11 +175,13 @@ def test_what_a_url_needs_is_named(url: str, words: str, monkeypatch) -> None:
 
 
 def test_a_run_goes_on_from_the_store(store: ObjectStore, char_data: Path, tmp_path: Path) -> None:
-    """The machine is lost after step 2 of 4; on another one, the run goes on from what it had uploaded."""
+    """The machine is lost after step 2 of 4, which the second start has uploaded; on another one, the run goes on from there."""
     url, keys = "s3://runs/tide", {"num_layers": 2, "checkpoint_factor": 2, "eval_iters": 0}
+    lost = {"save": str(tmp_path / "lost" / "checkpoints"), "exit_interval": 2}
     rows = {
         "straight": {},
-        "lost": {"checkpoint_upload": url, "exit_interval": 2},
+        "without the store": lost,
+        "lost": {**lost, "checkpoint_upload": url, "train_iters": 2},
         "moved": {"load": url},
     }
     said = run_rows(tmp_path, char_data, {name: keys | row for name, row in rows.items()}, **store.environment)

@@ -540,7 +540,8 @@ def test_load_is_not_asked_where_save_has_a_checkpoint(folder):
     (folder / "s/global_step1").mkdir(parents=True)
     (folder / "s/global_step1/manifest.json").touch()
     around(keys)
-    around({**keys, "load": "new", "save": "new"})
+    for load in ("new", "./new/", f"{folder}/new"):
+        around({**keys, "load": load, "save": "new"})
     (complaint,) = refusals({**CHARACTERS, "save": "new"}, script="generate.py")
     assert complaint.endswith("save: there is no folder new: train first, or correct the path")
 

@@ -92,7 +92,7 @@ def sign_again(folder: Path) -> None:
     for name in manifest["files"]:
         entry = layout.file_entry(folder / name)
         manifest["files"][name] = [entry.size_bytes, entry.sha256]
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_bytes(layout.encode_manifest(manifest))
 
 
 def test_a_damaged_checkpoint_is_passed_over_aloud(straight, char_data: Path, tmp_path: Path) -> None:

@@ -6,9 +6,13 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from pathlib import Path
 
 import pytest
+
+from neox.launch import supervise
+from neox.launch.argv import Worker
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHER = """\
@@ -204,6 +208,25 @@ def test_a_killed_rank_is_named_with_its_signal(launch, tmp_path):
     assert not survivors(tmp_path)
 
 
+def test_of_those_that_ended_together_the_killed_one_is_the_cause(launch, tmp_path):
+    """FAULTS 13: the others fail for the want of it. The launcher finds both at once here: it is stopped meanwhile."""
+    body = (
+        "if rank == 1: ready_and_wait()\n"
+        "open('ready.0', 'w').close()\n"
+        "while not os.path.exists('go'): time.sleep(0.02)\n"
+        "sys.exit(1)"
+    )
+    launcher = launch(body)
+    wait_ready(tmp_path)
+    launcher.send_signal(signal.SIGSTOP)
+    os.kill(int((tmp_path / "pid.1").read_text()), signal.SIGKILL)
+    (tmp_path / "go").touch()
+    wait_until(lambda: not survivors(tmp_path))
+    launcher.send_signal(signal.SIGCONT)
+    _, err = launcher.communicate(timeout=5)
+    assert "rank 1 was killed by SIGKILL" in err and "rank 0 failed" not in err
+
+
 def test_after_a_failure_the_others_are_asked_to_end(launch, tmp_path):
     body = (
         "on(signal.SIGTERM, 75)\n"
@@ -230,6 +253,23 @@ def test_a_worker_that_ignores_sigterm_is_killed_after_the_grace(launch, tmp_pat
     assert "rank 1 failed" in err
     assert time.monotonic() - started >= 1.0
     assert not survivors(tmp_path)
+
+
+def test_a_process_that_nothing_ends_is_told_and_not_waited_for(monkeypatch, capsys):
+    """As in the kernel, where a disk or a device does not answer: here SIGKILL is not sent."""
+    monkeypatch.setattr(supervise, "_signal_group", lambda *_: None)
+    monkeypatch.setattr(supervise, "_adopt_orphans", lambda: None)
+    for name in ("KILLED_SECONDS", "LEFTOVER_SECONDS"):
+        monkeypatch.setattr(supervise, name, 0.2)
+    workers = [Worker(0, ("sh", "-c", "trap '' TERM; sleep 1000 & wait; wait"), {}), Worker(1, ("false",), {})]
+    supervisor = supervise.Supervisor(workers, os.environ, deque(), grace_seconds=0.2, alone=False)
+    started = time.monotonic()
+    try:
+        assert supervisor.run() == 1
+    finally:
+        os.killpg(supervisor.running[0].process.pid, signal.SIGKILL)
+    assert time.monotonic() - started < 10
+    assert "rank 0 (process " in capsys.readouterr().err
 
 
 def test_a_killed_launcher_leaves_no_worker(launch, tmp_path):

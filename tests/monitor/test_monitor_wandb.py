@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("wandb")
+from neox.config.sections import MonitorConfig
+from neox.monitor.weights_and_biases import WeightsAndBiases
 
 ROOT = Path(__file__).parents[2]
 CANARY = "canary" + "0123456789" * 4
@@ -131,6 +132,21 @@ def test_a_dead_server_costs_no_time_and_the_key_is_written_nowhere(tmp_path):
     assert len(files) > 2
     assert [str(path) for path in files if CANARY.encode() in path.read_bytes()] == []
     assert CANARY not in output
+
+
+def test_an_error_that_quotes_the_key_is_told_without_it(monkeypatch, capsys):
+    """FAULTS 29 and 30."""
+
+    def refuse(*_):
+        raise ValueError(f"API key must have 40+ characters, has {CANARY}")
+
+    monkeypatch.setenv("WANDB_API_KEY", CANARY)
+    monkeypatch.setattr(WeightsAndBiases, "_init", refuse)
+    tracker = WeightsAndBiases(MonitorConfig(use_wandb=True, wandb_mode="online"), {}, None)
+    tracker.report(1, {"train/lm_loss": 5.0})
+    tracker.close()
+    said = capsys.readouterr().out
+    assert "has ***); training goes on without it" in said and CANARY not in said
 
 
 @pytest.mark.long

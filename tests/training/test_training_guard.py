@@ -60,7 +60,7 @@ def begin_at(root: Path, name: str, step: int, **progress: int) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     entry = layout.file_entry(folder / "progress.json")
     manifest["files"][entry.name] = [entry.size_bytes, entry.sha256]
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_bytes(layout.encode_manifest(manifest))
     (save / "latest").write_text(f"{folder.name}\n")
 
 

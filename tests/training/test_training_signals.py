@@ -10,7 +10,8 @@ from support.loops import good_step, run_loop
 
 from neox.checkpoint.publish import Progress
 from neox.monitor.timers import Timers
-from neox.training.signals import Signals
+from neox.training import signals as signals_module
+from neox.training.signals import Asked, Signals
 
 KEYS = {
     "num_layers": 1,
@@ -95,6 +96,21 @@ def test_a_save_saves_once_and_goes_on(phase):
     run = Run(phase, signal.SIGUSR1)
     assert not run.outcome.interrupted
     assert run.saved == sorted({4, PHASES[phase], 8, 10})
+
+
+def test_a_signal_to_one_rank_is_answered_by_all(monkeypatch):
+    """FAULTS 11 and 12: here the other rank hears SIGUSR1 and then SIGTERM, and this one hears SIGUSR1 a step later than it."""
+    others = iter([[0, 1], [0, 1], [1, 1]])
+
+    def with_the_other(counts, **_):
+        counts.copy_(torch.maximum(counts, torch.tensor(next(others), dtype=counts.dtype)))
+
+    monkeypatch.setattr(signals_module.distributed, "all_reduce", with_the_other)
+    signals = Signals(SimpleNamespace(world_size=2, backend="gloo"))
+    assert signals.agreed() == Asked(stop=False, save=True)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert signals.agreed() == Asked(stop=False, save=False)
+    assert signals.agreed() == Asked(stop=True, save=False)
 
 
 def test_the_same_signal_from_two_sides_is_one():
