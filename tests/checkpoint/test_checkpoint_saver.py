@@ -129,6 +129,21 @@ def test_a_folder_that_cannot_be_written_is_told(run: Run, tmp_path: Path) -> No
     tmp_path.unlink()
 
 
+def test_what_is_still_being_uploaded_stays(tmp_path: Path) -> None:
+    offered, busy = [], {"global_step1"}
+    uploader = SimpleNamespace(offer=lambda folder: offered.append(folder.name), in_use=lambda: busy)
+    config = CheckpointConfig(save=str(tmp_path), keep_last_n_checkpoints=1)
+    run = Run(tmp_path, asynchronous=False)
+    run.saver = Saver(run.state, config, "seed: 7\n", on_failure=run.failed.set, uploader=uploader)
+    for step in (1, 2, 3):
+        run.save(step)
+    assert offered == ["global_step1", "global_step2", "global_step3"]
+    assert layout.steps(tmp_path) == [3, 1]
+    busy.clear()
+    run.save(4)
+    assert layout.steps(tmp_path) == [4]
+
+
 def test_an_error_that_passes_costs_nothing(run: Run, tmp_path: Path, monkeypatch, capsys) -> None:
     publish, calls = saver.publish_state, []
 
