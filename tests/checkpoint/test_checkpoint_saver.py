@@ -1,15 +1,13 @@
 """Saving, while training waits and behind its back: the same bytes, one at a time, and no failure that nobody hears of."""
 
-import resource
 import shutil
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from support.limits import files_of_at_most
 
 from neox.checkpoint import layout, saver
 from neox.checkpoint.layout import CheckpointError
@@ -44,17 +42,6 @@ class Run:
 def run(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr(saver, "RETRY_SECONDS", 0.01)
     return Run(tmp_path, request.param)
-
-
-@contextmanager
-def files_of_at_most(size_bytes: int) -> Iterator[None]:
-    """The kernel refuses to write beyond that many bytes of a file: what a disk does that fills up in the middle of a write."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_the_bytes_are_those_of_the_moment_of_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
