@@ -1,15 +1,13 @@
 """Saving, while training waits and behind its back: the same bytes, one at a time, and no failure that nobody hears of."""
 
-import resource
 import shutil
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from support.limits import files_of_at_most
 
 from neox.checkpoint import layout, saver
 from neox.checkpoint.layout import CheckpointError
@@ -44,17 +42,6 @@ class Run:
 def run(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr(saver, "RETRY_SECONDS", 0.01)
     return Run(tmp_path, request.param)
-
-
-@contextmanager
-def files_of_at_most(size_bytes: int) -> Iterator[None]:
-    """The kernel refuses to write beyond that many bytes of a file: what a disk does that fills up in the middle of a write."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_the_bytes_are_those_of_the_moment_of_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,6 +114,21 @@ def test_a_folder_that_cannot_be_written_is_told(run: Run, tmp_path: Path) -> No
         run.save(1)
         run.saver.wait()
     tmp_path.unlink()
+
+
+def test_what_is_still_being_uploaded_stays(tmp_path: Path) -> None:
+    offered, busy = [], {"global_step1"}
+    uploader = SimpleNamespace(offer=lambda folder: offered.append(folder.name), in_use=lambda: busy)
+    config = CheckpointConfig(save=str(tmp_path), keep_last_n_checkpoints=1)
+    run = Run(tmp_path, asynchronous=False)
+    run.saver = Saver(run.state, config, "seed: 7\n", on_failure=run.failed.set, uploader=uploader)
+    for step in (1, 2, 3):
+        run.save(step)
+    assert offered == ["global_step1", "global_step2", "global_step3"]
+    assert layout.steps(tmp_path) == [3, 1]
+    busy.clear()
+    run.save(4)
+    assert layout.steps(tmp_path) == [4]
 
 
 def test_an_error_that_passes_costs_nothing(run: Run, tmp_path: Path, monkeypatch, capsys) -> None:

@@ -1,7 +1,11 @@
 import io
+import itertools
+import threading
+import time
 
 import pytest
 from rich.console import Console
+from support.limits import files_of_at_most
 
 from neox.config.errors import ConfigError
 from neox.config.sections import MonitorConfig
@@ -79,6 +83,27 @@ def test_tensorboard_scalars_read_back(tmp_path):
     events = event_file_loader.EventAccumulator(str(tmp_path))
     events.Reload()
     assert [(e.step, round(e.value, 4)) for e in events.Scalars("train/lm_loss")] == [(10, 0.1), (20, 0.05), (30, 0.5)]
+
+
+def test_a_disk_that_fills_up_ends_the_record_of_tensorboard_and_not_the_run(tmp_path, capsys, monkeypatch):
+    """FAULTS 9."""
+    pytest.importorskip("tensorboard")
+    monkeypatch.setattr("neox.monitor.tensorboard.FLUSH_SECONDS", 0)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)  # TensorBoard's own thread fails first
+    both, said = reporters(tensorboard_dir=str(tmp_path)), ""
+    both.report(1, STEP)
+    end = time.monotonic() + 30
+    with files_of_at_most(1):
+        for iteration in itertools.count(2):
+            both.report(iteration, STEP)
+            said += capsys.readouterr().out
+            if "TensorBoard" in said or time.monotonic() > end:
+                break
+            time.sleep(0.05)
+        both.report(iteration + 1, STEP)
+        both.close()
+    said += capsys.readouterr().out
+    assert said.count(f"cannot write {tmp_path}: File too large; training goes on without TensorBoard") == 1
 
 
 @pytest.mark.parametrize(
