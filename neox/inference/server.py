@@ -42,6 +42,7 @@ DEFAULT_TOKENS = (
     16  # of a completion, as in OpenAI's API; a chat's answer may be as long as the model's positions allow
 )
 TOO_LONG = "context_length_exceeded"
+LONGEST_NAME = 100  # that is said back
 
 Written: TypeAlias = AsyncGenerator[Piece, None]
 
@@ -129,9 +130,8 @@ class Api:
 
     def _check_model(self, name: str | None) -> None:
         if name not in (None, self._name):
-            raise ApiError(
-                404, f"there is no model {name!r}; this is {self._name}", param="model", code="model_not_found"
-            )
+            sentence = f"there is no model {name[:LONGEST_NAME]!r}; this is {self._name}"
+            raise ApiError(404, sentence, param="model", code="model_not_found")
 
     def _check_count(self, asked: TextRequest, prompts: int) -> None:
         if asked.n * prompts > self._most_texts:
