@@ -219,6 +219,8 @@ def test_bad_requests_are_told_what_is_wrong(served, client):
         client.completions.create(model="tiny", prompt=[5] * 2000)
     with pytest.raises(openai.BadRequestError, match=r"messages: 1,\d\d\d tokens; the model has 1,024 positions"):
         client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "x" * 1500}])
+    with pytest.raises(openai.BadRequestError, match=r"prompt: 500,000 letters; the model has 1,024 positions"):
+        client.completions.create(model="tiny", prompt="x" * 500_000)
     with pytest.raises(openai.BadRequestError, match="n: 100 texts for each of 1 prompts; at most 12 in all"):
         client.completions.create(model="tiny", prompt="a", n=100)
     with pytest.raises(openai.NotFoundError, match="there is no model '../../etc/passwd'; this is tiny"):
