@@ -150,6 +150,12 @@ class ChatRequest(TextRequest):
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)  # the newer name of max_tokens
 
+    @model_validator(mode="after")
+    def _one_limit(self) -> ChatRequest:
+        if None not in (self.max_tokens, self.max_completion_tokens):
+            raise ApiError(400, "max_tokens: max_completion_tokens is given too: give one of them", param="max_tokens")
+        return self
+
 
 Asked = TypeVar("Asked", bound=TextRequest)
 

@@ -42,6 +42,8 @@ DEFAULT_TOKENS = (
     16  # of a completion, as in OpenAI's API; a chat's answer may be as long as the model's positions allow
 )
 TOO_LONG = "context_length_exceeded"
+LONGEST_TOKEN = 64  # letters of one; a text of so many for each position is not even split into tokens
+LONGEST_NAME = 100  # that is said back
 
 Written: TypeAlias = AsyncGenerator[Piece, None]
 
@@ -90,26 +92,30 @@ class Api:
         )
 
     async def health(self, _request: Request) -> Response:
+        """That it lives, and how much there is to write."""
         return as_json({"status": "ok", "texts": self._writer.rows})
 
     async def models(self, _request: Request) -> Response:
+        """The one model, in a list."""
         return as_json({"object": "list", "data": [self._model]})
 
     async def model(self, request: Request) -> Response:
+        """The model by its name."""
         self._check_model(request.path_params["name"])
         return as_json(self._model)
 
     async def completions(self, request: Request) -> Response | EventStream:
+        """Texts that go on where prompts end."""
         asked = parsed(await request.body(), CompletionRequest)
         self._check_model(asked.model)
         self._check_count(asked, len(asked.prompts))
-        # the event loop has others to serve while a long text is split into tokens
-        prompts = [await asyncio.to_thread(self._ids, prompt) for prompt in asked.prompts]
+        prompts = [await self._ids(prompt, "prompt") for prompt in asked.prompts]
         rows = self._rows(asked, prompts, field="prompt", wanted=asked.max_tokens, otherwise=DEFAULT_TOKENS)
         echoes = [self._text(prompt) for prompt in asked.prompts for _ in range(asked.n)] if asked.echo else []
         return await self._answer(request, asked, rows, asked.stops, CompletionForm, echoes)
 
     async def chat(self, request: Request) -> Response | EventStream:
+        """What the assistant answers."""
         asked = parsed(await request.body(), ChatRequest)
         self._check_model(asked.model)
         self._check_count(asked, 1)
@@ -121,7 +127,7 @@ class Api:
             question = self._template.question([message.plain() for message in asked.messages])
         except RecordError as error:
             raise ApiError(400, f"messages: {error}", param="messages") from None
-        prompt = await asyncio.to_thread(self._ids, question)
+        prompt = await self._ids(question, "messages")
         wanted = asked.max_completion_tokens or asked.max_tokens
         rows = self._rows(asked, [prompt], field="messages", wanted=wanted, otherwise=self._max_positions)
         stops = [*asked.stops, *filter(None, [self._template.end_of_turn()])]
@@ -129,25 +135,28 @@ class Api:
 
     def _check_model(self, name: str | None) -> None:
         if name not in (None, self._name):
-            raise ApiError(
-                404, f"there is no model {name!r}; this is {self._name}", param="model", code="model_not_found"
-            )
+            sentence = f"there is no model {name[:LONGEST_NAME]!r}; this is {self._name}"
+            raise ApiError(404, sentence, param="model", code="model_not_found")
 
     def _check_count(self, asked: TextRequest, prompts: int) -> None:
         if asked.n * prompts > self._most_texts:
             sentence = f"n: {asked.n} texts for each of {prompts} prompts; at most {self._most_texts} in all"
             raise ApiError(400, sentence, param="n")
 
-    def _ids(self, prompt: str | list[int]) -> list[int]:
+    async def _ids(self, prompt: str | list[int], field: str) -> list[int]:
         """The tokens of a prompt; an empty one starts a document."""
         if isinstance(prompt, str):
-            prompt = self._tokenizer.encode(prompt)
+            if len(prompt) > LONGEST_TOKEN * self._max_positions:
+                sentence = (
+                    f"{field}: {len(prompt):,} letters; the model has {self._max_positions:,} positions for tokens"
+                )
+                raise ApiError(400, sentence, param=field, code=TOO_LONG)
+            # the event loop has others to serve meanwhile
+            prompt = await asyncio.to_thread(self._tokenizer.encode, prompt)
         elif prompt and (min(prompt) < 0 or max(prompt) >= self._tokenizer.vocab_size):
-            raise ApiError(400, f"prompt: ids are 0 to {self._tokenizer.vocab_size - 1}", param="prompt")
+            raise ApiError(400, f"{field}: ids are 0 to {self._tokenizer.vocab_size - 1}", param=field)
         if not prompt and self._tokenizer.eod is None:
-            raise ApiError(
-                400, "prompt: is empty, and this model has no token to start a document with", param="prompt"
-            )
+            raise ApiError(400, f"{field}: is empty, and this model has no token to start a document with", param=field)
         return prompt or [self._tokenizer.eod]
 
     def _text(self, prompt: str | list[int]) -> str:

@@ -168,6 +168,16 @@ def test_generating_runs_on_one_process_and_needs_no_batch():
     assert any("generate.py runs on one process" in note for note in notes_of(text, script="generate.py"))
 
 
+def test_serving_is_generating_and_says_which_keys_requests_bring():
+    text = "\n".join(f"{key}: {value}" for key, value in {**MODEL, "load": "ckpt", "num_gpus": 8}.items())
+    notes = notes_of(text + "\ntemperature: 0.5\ngeneration_batch_size: 4\n", script="serve.py")
+    assert any("serve.py runs on one process: num_gpus set aside" in note for note in notes)
+    assert "serve.py is told by each request: temperature set aside" in notes
+    assert not any("is told by each request" in note for note in notes_of(text, script="serve.py"))
+    with pytest.raises(ConfigError, match="load: is missing"):
+        config_from_values(MODEL, script="serve.py")
+
+
 def test_the_resolved_configuration_reads_back_as_itself():
     values = {
         **BASE,

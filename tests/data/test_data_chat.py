@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from neox.config.errors import ConfigError
 from neox.config.sections import DataConfig, TokenizerConfig
-from neox.data.chat_template import ChatTemplate, find_template
+from neox.data.chat_template import ChatTemplate, find_template, template_beside
 from neox.data.corpus import RecordError
 from neox.data.datasets import build_datasets
 from neox.data.manifest import check_hashes, read_manifest
@@ -223,6 +223,24 @@ def test_where_the_template_comes_from(folder):
     (folder / "plain.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"plain\.json has no chat_template"):
         find_template(folder / "plain.json", vocabulary, END)
+
+
+def test_the_template_beside_a_tokenizer(folder):
+    vocabulary = str(folder / "tokenizer.json")
+    assert template_beside(vocabulary) == folder / "tokenizer_config.json"
+    (folder / "tokenizer_config.json").write_text("{}")
+    assert template_beside(vocabulary) is None
+    (folder / "chat_template.jinja").write_text("beside")
+    assert template_beside(vocabulary) == folder / "chat_template.jinja"
+    assert template_beside(None) is None
+
+
+def test_what_an_answer_follows_and_what_ends_it():
+    template = ChatTemplate(CHATML)
+    assert template.question([said("user", "a")]) == "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n"
+    assert template.end_of_turn() == "<|im_end|>"
+    assert ChatTemplate("{% for m in messages %}{{ m.content }}\n{% endfor %}").end_of_turn() == ""
+    assert ChatTemplate("{{ raise_exception('no') }}").end_of_turn() == ""
 
 
 def test_another_template_is_another_job(folder):

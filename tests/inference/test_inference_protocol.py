@@ -52,6 +52,7 @@ WRONG_CHATS = [
         "messages[0].content",
         "must be a text, or a list of parts of type text",
     ),
+    ({"messages": HELLO, "max_tokens": 1, "max_completion_tokens": 1}, "max_tokens", "is given too"),
     ({"messages": HELLO, "tools": [{"type": "function"}]}, "tools", "is not supported"),
     ({"messages": HELLO, "response_format": {"type": "json_object"}}, "response_format", "is not supported"),
 ]

@@ -20,9 +20,9 @@ def plan_of(gpu=None, free=None, **keys):
     return Plan("train.py", config, VOCAB, gpu=gpu, on_gpu=True, free_disk_bytes=free, commands=())
 
 
-def page(plan):
+def page(plan, trains=True):
     console = Console(file=io.StringIO(), width=80)
-    print_plan(plan, console, trains=True, commands=False)
+    print_plan(plan, console, trains=trains, commands=False)
     return console.file.getvalue()
 
 
@@ -172,3 +172,22 @@ def test_a_plan_for_gpus_on_a_machine_without():
     (note,) = plan.notes
     assert note.startswith("DOES NOT FIT: this machine has no GPU, and 24.0 GiB of memory for the ")
     assert replace(plan, machine_bytes=2**60).notes == []
+
+
+def test_the_plan_of_a_server_says_where_and_with_what_memory():
+    keys = {"num_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "num_kv_heads": 2, "load": "there"}
+    values = {
+        **keys,
+        "max_position_embeddings": 1024,
+        "generation_batch_size": 8,
+        "serve_port": 80,
+        "precision": "bf16",
+    }
+    config = config_from_values(values, script="serve.py")
+    text = page(
+        Plan("serve.py", config, VOCAB, gpu=None, on_gpu=False, free_disk_bytes=None, commands=()), trains=False
+    )
+    assert "address     http://127.0.0.1:80" in text
+    assert "at once     8 texts, and 128 more that wait" in text
+    # keys and values of 2 layers of 2 heads of 16, in 2 bytes: 256 bytes a token
+    assert "keys and values take up to 2.0 MiB" in text
