@@ -29,7 +29,7 @@ quickstart: $(VENV)/.installed
 	@$(RUN) -c 'import json; print("\nIt writes:\n\n" + json.loads(open("logs/shakespeare/sample.jsonl").readline())["text"])'
 
 test: $(VENV)/.installed-dev
-	$(RUN) -m pytest -n 3 --dist loadfile
+	$(RUN) -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 # the exhaustive forms: hundreds of random kills, every pair of layouts. Hours.
 test-long: $(VENV)/.installed-dev

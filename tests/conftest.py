@@ -28,6 +28,11 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What starts processes, and waits for them, begins first: none of it is left to one worker of xdist at the end."""
+    items.sort(key=lambda item: item.path.parent.name not in ("launch", "distributed", "training"))
+
+
 @pytest.fixture(scope="session")
 def char_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prefix of a small data set of 40 documents in the character tokenizer's ids."""

@@ -25,7 +25,6 @@ MODES = {
     "zero3": {"zero_optimization": {"stage": 3}},
     "pipeline": {"pipe_parallel_size": 2, "zero_optimization": {"stage": 1}, "gradient_accumulation_steps": 2},
 }
-SELDOM = {"fp32-zero0", "bf16-zero0", "bf16-tensor", "zero2", "zero3"}  # make test-long
 
 
 def same_run(folder: Path, straight: Path) -> bool:
@@ -51,9 +50,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory, char_data: Path):
     return of
 
 
-@pytest.mark.parametrize(
-    "mode", [pytest.param(mode, marks=pytest.mark.long if mode in SELDOM else []) for mode in MODES]
-)
+@pytest.mark.parametrize("mode", MODES)
 def test_stopping_and_starting_again_changes_nothing(mode, straight, char_data: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path, char_data, **SIX_STEPS, **MODES[mode])
     run("train.py", config, "--set", "exit_interval=3")
@@ -137,7 +134,7 @@ def test_a_save_that_fails_behind_trainings_back_ends_the_run(char_data: Path, t
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["global_step2", "latest"]
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.long), signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_exits_75(number, char_data: Path, tmp_path: Path) -> None:
     """FAULTS 11. A Ctrl-C ends `| tee` too: nobody reads what is printed from then on."""
     config = write_config(tmp_path, char_data, **{**SIX_STEPS, "checkpoint_factor": 100})

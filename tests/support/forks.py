@@ -91,6 +91,8 @@ class Fork:
         if self.stdout:
             output.close()
         self.returncode: int | None = None
+        self._reader: threading.Thread | None = None
+        self._said = ""
 
     def poll(self) -> int | None:
         """The exit code, None while it runs."""
@@ -112,13 +114,16 @@ class Fork:
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, None]:
-        """All that it prints until it ends, and nothing else; subprocess.TimeoutExpired where that takes longer."""
-        said = [""]
-        if not self.stdout.closed:
-            reader = threading.Thread(target=lambda: said.append(self.stdout.read()), daemon=True)
-            reader.start()
-            reader.join(timeout)
-            if reader.is_alive():
-                raise subprocess.TimeoutExpired("deepy.py", timeout)
+        """All that it prints until it ends, and nothing else; subprocess.TimeoutExpired where that takes longer, and one may ask again."""
+        if self._reader is None:
+            self._reader = threading.Thread(target=self._read, daemon=True)
+            self._reader.start()
+        self._reader.join(timeout)
+        if self._reader.is_alive():
+            raise subprocess.TimeoutExpired("deepy.py", timeout)
         self.wait()
-        return said[-1], None
+        return self._said, None
+
+    def _read(self) -> None:
+        if not self.stdout.closed:
+            self._said = self.stdout.read()

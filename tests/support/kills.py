@@ -22,8 +22,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-import torch._inductor.select_algorithm  # noqa: F401 (torch would import it in every life, which takes longer than the rest)
-
 from neox.config.read import read_config
 from neox.config.sections import Config
 from neox.launch.port import free_port
