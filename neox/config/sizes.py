@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from neox.config.sections import Config, ModelConfig
@@ -143,9 +144,9 @@ def flops_per_token(model: ModelConfig, vocab_size: int) -> float:
     """
     length = model.seq_length or model.max_position_embeddings
     multiplied = padded_vocab_size(model, vocab_size) * model.hidden_size
-    for mixture in mixture_layers(model):
-        multiplied += _block(model, mixture, experts=model.moe_top_k).matrices
-        multiplied += model.moe_num_experts * model.hidden_size if mixture else 0  # the router
+    for mixture, blocks in Counter(mixture_layers(model)).items():
+        multiplied += blocks * _block(model, mixture, experts=model.moe_top_k).matrices
+        multiplied += blocks * model.moe_num_experts * model.hidden_size if mixture else 0  # the router
     seen = sum(
         mean_visible_tokens(length, window) if is_causal(model) else length for window in attention_windows(model)
     )
@@ -181,7 +182,9 @@ def stage_parameters(config: Config, vocab_size: int, stage: int) -> int:
     """Parameters that one process of a stage holds, before ZeRO divides them."""
     model, tensor, stages = config.model, config.parallel.tensor_size, config.parallel.pipe_size
     layers = layers_of_stage(model, stages, stage)
-    count = sum(_block(model, mixture, experts=0).on_one_of(tensor) for mixture in layers)
+    count = sum(
+        blocks * _block(model, mixture, experts=0).on_one_of(tensor) for mixture, blocks in Counter(layers).items()
+    )
     count += stage_experts(config, stage) + len(layers) * _adapters(model).on_one_of(tensor)
     table = padded_vocab_size(model, vocab_size) * model.hidden_size // tensor
     first, last = stage == 0, stage == stages - 1

@@ -71,11 +71,13 @@ class StepTime:
 
 def step_time(config: Config, vocab_size: int, cluster: Cluster) -> StepTime:
     """Seconds of an optimizer step, by the slowest stage."""
-    stages = [_stage_time(config, vocab_size, cluster, stage) for stage in range(config.parallel.pipe_size)]
+    flops = flops_per_token(config.model, vocab_size)
+    stages = [_stage_time(config, vocab_size, cluster, stage, flops) for stage in range(config.parallel.pipe_size)]
     return max(stages, key=lambda stage: stage.total)
 
 
-def _stage_time(config: Config, vocab_size: int, cluster: Cluster, stage: int) -> StepTime:
+def _stage_time(config: Config, vocab_size: int, cluster: Cluster, stage: int, flops: float) -> StepTime:
+    """Of one stage; flops: of the whole model for a token, which each stage has its blocks' share of."""
     model, parallel, precision = config.model, config.parallel, config.precision.precision
     tensor, stages, replicas = parallel.tensor_size, parallel.pipe_size, parallel.data_size
     width = 4 if precision == "fp32" else 2
@@ -84,7 +86,7 @@ def _stage_time(config: Config, vocab_size: int, cluster: Cluster, stage: int) -
     blocks = blocks_of_stage(model.num_layers, stages, stage)
 
     head_flops = weight_flops(model) * padded_vocab_size(model, vocab_size) * model.hidden_size
-    block_flops = (flops_per_token(model, vocab_size) - head_flops) / model.num_layers
+    block_flops = (flops - head_flops) / model.num_layers
     rate = cluster.flops_per_second(precision) * tensor / tokens
     zero = config.optimization.zero_stage
     passes = weight_flops(model) / 2  # forward, one or two backward, and forward in a reference

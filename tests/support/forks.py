@@ -43,9 +43,9 @@ class Warm:
         self._codes: dict[int, int] = {}
         atexit.register(self._end)
 
-    def start(self, argv: Sequence[str], folder: Path, environment: Mapping[str, str], streams: Sequence[int]) -> int:
-        """Start `python ARGV...` in a folder, with descriptors for its input, output and errors; returns its process id."""
-        request = {"argv": argv, "folder": str(folder), "environment": dict(environment)}
+    def start(self, argv: Sequence[str], environment: Mapping[str, str], streams: Sequence[int]) -> int:
+        """Start `python ARGV...`, with descriptors for its input, output and errors; returns its process id."""
+        request = {"argv": argv, "environment": dict(environment)}
         socket.send_fds(self._channel, [json.dumps(request).encode()], streams)
         told = {}
         while "started" not in told:
@@ -87,7 +87,7 @@ class Fork:
             self.stdout, output = open(reading), open(writing, "wb")  # noqa: SIM115
         with open(os.devnull) as nothing:
             streams = [nothing.fileno(), output.fileno(), output.fileno()]
-            self.pid = warm().start(argv, ROOT, environment, streams)
+            self.pid = warm().start(argv, environment, streams)
         if self.stdout:
             output.close()
         self.returncode: int | None = None

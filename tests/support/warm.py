@@ -1,7 +1,7 @@
 """A process that has imported what runs import, and from which every run of the tests forks: imports cost five seconds a process.
 
 A script; `support.forks` starts it, with the descriptor of a socket, and asks for runs there. The process that forks goes on as
-`python SCRIPT ARGUMENT...` would: what it has of its own is its session, folder, environment and output. Where it is a launcher, the
+`python SCRIPT ARGUMENT...` would: what it has of its own is its session, environment and output. Where it is a launcher, the
 processes that this starts fork from it in turn. All else is as it is for users: who is whose parent, signals, exit codes, words.
 """
 
@@ -113,7 +113,6 @@ def main(channel: socket.socket) -> NoReturn:
     gc.freeze()  # what is imported stays: no collection of a child's looks at it, and copies its pages
     request, streams = serve(channel)
     os.setsid()
-    os.chdir(request["folder"])
     for target, descriptor in enumerate(streams):
         os.dup2(descriptor, target)
     become(request["argv"], request["environment"])
