@@ -142,7 +142,7 @@ class Server(uvicorn.Server):
 
     def serve_at(self, listening: socket.socket) -> None:
         """Serve, to the end."""
-        _allow_files(MOST_CONNECTIONS + OTHER_FILES)
+        allow_files(MOST_CONNECTIONS + OTHER_FILES)
         self.run(sockets=[listening])
 
     def fail(self, error: Exception) -> None:
@@ -183,7 +183,7 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _allow_files(count: int) -> None:
+def allow_files(count: int) -> None:
     """Let this process have so many files open, or as many as it may."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
