@@ -45,10 +45,10 @@ class Writer:
         def tell(row: Row, token: int | None, finish: Finish | None) -> None:
             loop.call_soon_threadsafe(inbox.put_nowait, (row, token, finish))
 
-        self._decoder.submit(rows, tell)
-        self._inboxes.add(inbox)
         places = {row: place for place, row in enumerate(rows)}
         texts = {row: Pieces(self._decode, row.prompt, stops) for row in rows}
+        self._decoder.submit(rows, tell)
+        self._inboxes.add(inbox)
         try:
             while texts:
                 news = await inbox.get()

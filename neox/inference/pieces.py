@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 CONTEXT = 8  # ids before a token that its text may depend on: whether a space stands before a word
-UNFINISHED = (
-    "\ufffd"  # what a character whose last bytes are still to come is decoded to, or bytes that never become one
-)
+# what is decoded from a character whose last bytes are still to come, and from bytes that are no text
+UNFINISHED = "\ufffd"
 LONGEST_CHARACTER = 4  # in bytes, and so in tokens
 LONGEST_WINDOW = 64
 
