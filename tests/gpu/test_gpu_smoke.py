@@ -12,6 +12,7 @@ import torch
 from neox.config.read import config_from_values
 from neox.config.sections import ModelConfig, ParallelConfig
 from neox.data.batches import Batch, ahead
+from neox.inference import decoding
 from neox.inference.generator import Generator
 from neox.inference.sampling import Sampling
 from neox.model.attention import Attention
@@ -157,12 +158,12 @@ def test_attention_equals_the_cpu(topology: Topology, keys: dict, window: int | 
 def test_generation_goes_on_as_without_a_cache(topology: Topology, dtype: torch.dtype) -> None:
     model = ModelConfig(**SHAPE, init_method_std=0.2)
     gpt = GPT(model, vocab_size=VOCAB, topology=topology, seed=3).to(topology.device, dtype).eval()
-    generator = Generator(gpt, vocab_size=VOCAB, max_positions=SEQ, eod=None)
+    generator = Generator(decoding.Batch(gpt, vocab_size=VOCAB, max_positions=SEQ, eod=None))
     prompts = [[1, 2, 3], [4, 5, 6, 7, 8]]
     completions = generator.generate(prompts, maximum_tokens=12, sampling=Sampling(), seeds=[0, 1])
     for prompt, completion in zip(prompts, completions):
         assert len(completion.ids) == 12
-        with torch.no_grad():
+        with torch.inference_mode():
             logits = gpt(torch.tensor([prompt + completion.ids], device=topology.device))[:, 0, :VOCAB].float()
         for place, token in enumerate(completion.ids, start=len(prompt) - 1):
             # the likeliest, up to what rounding decides

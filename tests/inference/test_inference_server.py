@@ -332,7 +332,7 @@ def test_sigterm_to_the_launcher_lets_streams_end(served, client):
         wait_for(lambda: httpx.get(f"{served.url}/health").status_code == 503, "the end of new requests")
         parts = [first, *rest.result(timeout=60)]
     assert parts[-1].choices[0].finish_reason in ("length", "stop")
-    assert served.process.wait(timeout=30) == 0
+    wait_for(lambda: served.process.poll() == 0, "the end of the launcher")
     assert "Traceback" not in served.output
 
 
@@ -343,5 +343,5 @@ def test_a_second_signal_ends_at_once(config):
         wait_for(lambda: "SIGINT" in server.output, "the first signal")
         began = time.monotonic()
         os.kill(server.process.pid, signal.SIGINT)
-        assert server.process.wait(timeout=30) == 1
+        wait_for(lambda: server.process.poll() == 1, "the end of the launcher")
     assert time.monotonic() - began < 10

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.families import CLASSES, EAGER, SEQ, VOCAB, assert_same_logits, loaded, saved, tokens
 
+from neox.inference.decoding import Batch
 from neox.inference.generator import Generator
 from neox.inference.sampling import Sampling
 from neox.interop.huggingface import export_folder, import_folder
@@ -88,7 +89,7 @@ def test_greedy_generation_is_transformers(name: str, tmp_path: Path) -> None:
     # strong blocks, or a model would say one word again and again
     reference = saved(tmp_path / "theirs", family, block_std=0.6, **{**keys, **longest})
     import_folder(tmp_path / "theirs", tmp_path / "ours")
-    generator = Generator(loaded(tmp_path / "ours"), vocab_size=VOCAB, max_positions=96, eod=None)
+    generator = Generator(Batch(loaded(tmp_path / "ours"), vocab_size=VOCAB, max_positions=96, eod=None))
     prompt = tokens(1, 12)
     arguments = {"do_sample": False, "max_new_tokens": 64, "min_new_tokens": 64, "pad_token_id": 0}
     expected = reference.generate(prompt, attention_mask=torch.ones_like(prompt), eos_token_id=None, **arguments)
