@@ -51,6 +51,8 @@ class Batch:
     """Rows that a model continues together, keeping keys and values of what it has read. What becomes of a row does not depend on
     the others, beyond rounding.
 
+    No inference mode of torch's: tables that layers share, made in it, would be of no use to a training step later.
+
     vocab_size: the tokenizer's; ids beyond it, which pad the vocabulary, are never chosen. max_positions: longest
     sequence; no row's prompt and limit come to more. eod: id that ends a document, None where there is none.
     """
@@ -65,7 +67,7 @@ class Batch:
         self._cache: KeyValueCache | None = None
         self._last: Tensor | None = None  # (rows,) tokens that the cache does not hold yet
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def join(self, rows: Sequence[Row]) -> None:
         """Read the prompts of new rows, together, and add the first token to each."""
         if not rows:
@@ -82,13 +84,13 @@ class Batch:
             self._cache = cache
         self.rows, self._last = [*self.rows, *going_on], last
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def step(self) -> None:
         """Add a token to every row; those for which it is the last one leave."""
         self.rows, self._last = self._advance(self.rows, self._last.unsqueeze(1), self._cache)
         self._forget_if_empty()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def drop(self, rows: Collection[Row]) -> None:
         """Go on without these rows; those that have left already are passed over."""
         staying = [place for place, row in enumerate(self.rows) if row not in rows]

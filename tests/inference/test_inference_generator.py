@@ -49,10 +49,17 @@ def generator(model, eod=None, positions=POSITIONS):
 def without_cache(model, prompt, count):
     """Greedy continuation, the whole sequence read again for each token."""
     ids = list(prompt)
-    with torch.inference_mode():
+    with torch.no_grad():
         for _ in range(count):
             ids.append(model(torch.tensor([ids]))[-1, 0, :VOCAB].argmax().item())
     return ids[len(prompt) :]
+
+
+def test_a_model_that_has_generated_can_be_trained(model):
+    generator(model, positions=POSITIONS - 1).generate([[1, 2, 3]], maximum_tokens=2, sampling=Sampling(), seeds=[0])
+    model(torch.tensor([[1, 2, 3, 4, 5]]))[..., :VOCAB].logsumexp(-1).sum().backward()
+    assert all(weight.grad is not None for weight in model.parameters())
+    model.zero_grad()
 
 
 def test_cached_and_batched_equals_uncached_one_by_one(model):
