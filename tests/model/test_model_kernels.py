@@ -169,3 +169,17 @@ def test_a_compiled_model_on_flex(kind: str, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.undo()
     expected = losses_and_gradients(GPT(model, vocab_size=VOCAB, topology=topology_of(), seed=3))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [None, 5])
+def test_short_sequences_in_16_bits_are_trained_in_fp32(window: int | None) -> None:
+    generator = torch.Generator().manual_seed(1)
+    parts = [torch.randn(2, heads, 16, 8, generator=generator).bfloat16().requires_grad_() for heads in (4, 2, 2)]
+    towards = torch.randn(2, 4, 16, 8, generator=generator).bfloat16()
+
+    def gradients(cast: torch.dtype) -> list[torch.Tensor]:
+        mixed = attend(*(part.to(cast) for part in parts), causal=True, window=window, scale=0.5).bfloat16()
+        return [mixed, *torch.autograd.grad(mixed, parts, towards)]
+
+    for ours, exact in zip(gradients(torch.bfloat16), gradients(torch.float32)):
+        assert torch.equal(ours, exact), "rounded once, at the end"
