@@ -95,17 +95,20 @@ def attend(
         keys, values = keys.repeat_interleave(group_size, 1), values.repeat_interleave(group_size, 1)
         group_size = 1
     dtype = queries.dtype
-    if _is_faster_in_fp32(queries) and (mask is None or mask.dtype == torch.bool):
+    if _is_faster_in_fp32(queries, keys) and (mask is None or mask.dtype == torch.bool):
         queries, keys, values = queries.float(), keys.float(), values.float()
     return F.scaled_dot_product_attention(
         queries, keys, values, mask, dropout, is_causal=causal, scale=scale, enable_gqa=group_size > 1
     ).to(dtype)
 
 
-def _is_faster_in_fp32(queries: Tensor) -> bool:
-    """Whether torch's kernel of a CPU takes longer in 16 bits: its backward pass has a cost for each head that short sequences notice."""
-    trained = queries.requires_grad and queries.shape[2] <= SHORT_SEQUENCE
-    return trained and queries.device.type == "cpu" and queries.dtype in HALVES
+def _is_faster_in_fp32(queries: Tensor, keys: Tensor) -> bool:
+    """Whether torch's kernel of a CPU takes longer in 16 bits: its backward pass has a cost for each head that short sequences notice.
+
+    Where there is none the answer is the same, so that a reference or an evaluation computes what training does.
+    """
+    whole = queries.shape[2] == keys.shape[2] <= SHORT_SEQUENCE
+    return whole and queries.device.type == "cpu" and queries.dtype in HALVES
 
 
 @lru_cache(maxsize=1)
