@@ -365,7 +365,8 @@ def test_one_that_refuses_to_begin_is_not_started_again(launch, tmp_path):
     _, errors = launcher.communicate(timeout=20)
     assert launcher.returncode == 2
     assert errors == ""
-    assert (tmp_path / "lives.0").read_text() == "x"
+    # the first that refuses ends the other, which may not have begun
+    assert max(len(path.read_text()) for path in tmp_path.glob("lives.*")) == 1
 
 
 def test_a_save_signal_does_not_end_a_process_that_is_still_starting(launch, tmp_path):
